@@ -1,0 +1,133 @@
+"""Batches: rows of one or more tasks, padded together for one encoder pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtl.data.features import Features, Ragged, Tokenized
+from mtl.kind import TaskKind
+
+#: Rows of one task, by index into its split.
+RowIds = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one task in a batch.
+
+    Attributes:
+        index: Which of the batch's sequences are this task's, ``[rows * sequences]``; ``None`` for all, in order.
+        columns: The kind's columns, ``[rows, ...]``.
+        rows: How many rows.
+        units: How many units the loss is a mean over.
+    """
+
+    index: Tensor | None
+    columns: Mapping[str, Tensor]
+    rows: int
+    units: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences for one encoder pass, and what each task has to do with them.
+
+    Attributes:
+        inputs: ``input_ids``, ``attention_mask`` and, for some encoders, ``token_type_ids``, each ``[sequences, tokens]``.
+        parts: Task name → its rows.
+    """
+
+    inputs: Mapping[str, Tensor]
+    parts: Mapping[str, Part]
+
+    @property
+    def rows(self) -> int:
+        """Rows of all tasks together."""
+        return sum(part.rows for part in self.parts.values())
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on ``device``."""
+        if device.type == "cpu":
+            return self
+        parts = {
+            name: replace(
+                part,
+                index=None if part.index is None else part.index.to(device, non_blocking=True),
+                columns={key: value.to(device, non_blocking=True) for key, value in part.columns.items()},
+            )
+            for name, part in self.parts.items()
+        }
+        return Batch({key: value.to(device, non_blocking=True) for key, value in self.inputs.items()}, parts)
+
+
+def collate(rows: Mapping[str, RowIds], features: Mapping[str, Features], kinds: Mapping[str, TaskKind]) -> Batch:
+    """Put rows of one or more tasks into one batch. A sequence that several tasks share is encoded once."""
+    chosen: list[tuple[Tokenized, int]] = []
+    places: dict[bytes, int] = {}
+    parts: dict[str, Part] = {}
+    for name, ids in rows.items():
+        split = features[name]
+        index = []
+        for row in ids:
+            for sequence in range(row * split.sequences, (row + 1) * split.sequences):
+                tokens, segments = split.tokenized[sequence]
+                key = tokens.tobytes() + (b"" if segments is None else segments.tobytes())
+                place = places.setdefault(key, len(chosen))
+                if place == len(chosen):
+                    chosen.append((split.tokenized, sequence))
+                index.append(place)
+        columns = {key: _column(value, ids) for key, value in split.columns.items()}
+        parts[name] = Part(torch.tensor(index), columns, len(ids), kinds[name].units(columns, len(ids)))
+    everything = torch.arange(len(chosen))
+    for name, part in parts.items():
+        if part.index is not None and torch.equal(part.index, everything):
+            parts[name] = replace(part, index=None)
+    return Batch(_pad(chosen), parts)
+
+
+def _column(values: Ragged | np.ndarray, ids: RowIds) -> Tensor:
+    return torch.from_numpy(values.padded(ids) if isinstance(values, Ragged) else values[np.asarray(ids)])
+
+
+def _pad(chosen: Sequence[tuple[Tokenized, int]]) -> dict[str, Tensor]:
+    sequences = [tokenized[index] for tokenized, index in chosen]
+    longest = max(len(tokens) for tokens, _ in sequences)
+    fill = chosen[0][0].input_ids.fill
+    ids = np.full((len(sequences), longest), fill, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    segments = np.zeros_like(ids)
+    for row, (tokens, types) in enumerate(sequences):
+        ids[row, : len(tokens)] = tokens
+        mask[row, : len(tokens)] = 1
+        if types is not None:
+            segments[row, : len(tokens)] = types
+    inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+    if sequences[0][1] is not None:
+        inputs["token_type_ids"] = torch.from_numpy(segments)
+    return inputs
+
+
+def by_length(features: Features, *, size: int, max_tokens: int) -> Iterator[list[int]]:
+    """Yield the rows of a split in batches of similar length, longest first, for evaluation and prediction."""
+    lengths = features.lengths
+    order = np.argsort(-lengths, kind="stable")
+    yield from cut([int(row) for row in order], lengths, size=size, max_tokens=max_tokens)
+
+
+def cut(rows: Sequence[int], lengths: np.ndarray, *, size: int, max_tokens: int) -> Iterator[list[int]]:
+    """Cut ``rows`` into batches of at most ``size`` rows and ``max_tokens`` tokens, padding counted."""
+    batch: list[int] = []
+    longest = 0
+    for row in rows:
+        longest = max(longest, int(lengths[row]))
+        if batch and (len(batch) == size or longest * (len(batch) + 1) > max_tokens):
+            yield batch
+            batch, longest = [], int(lengths[row])
+        batch.append(row)
+    if batch:
+        yield batch

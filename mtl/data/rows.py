@@ -1,0 +1,75 @@
+"""Rows of one split of one task, under the kind's column roles, each traceable to where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mtl.errors import DataError
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Columns of equal length, with the file they came from and the row numbers there.
+
+    Attributes:
+        columns: Role → values, one a row.
+        source: The file, data set or object, for messages.
+        numbers: The rows' numbers in the source, from 1.
+        fingerprint: Hash of what was read and how.
+    """
+
+    columns: Mapping[str, Sequence[Any]]
+    source: str
+    numbers: Sequence[int]
+    fingerprint: str = ""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, role: str) -> Sequence[Any]:
+        return self.columns[role]
+
+    def __contains__(self, role: object) -> bool:
+        return role in self.columns
+
+    def take(self, indices: Sequence[int]) -> Rows:
+        """Return the rows at ``indices``, in that order."""
+        columns = {role: [values[i] for i in indices] for role, values in self.columns.items()}
+        return Rows(columns, self.source, [self.numbers[i] for i in indices], self.fingerprint)
+
+    def where(self, index: int) -> str:
+        """Name the place of a row: ``train.csv, row 12``."""
+        return f"{self.source}, row {self.numbers[index]}"
+
+    def error(self, index: int, message: str) -> DataError:
+        """Return the error that says what is wrong with the row at ``index``."""
+        return DataError(f"{self.where(index)}: {message}")
+
+    def texts(self, role: str, *, max_words: int | None = None) -> list[str]:
+        """Return a column of texts; a list of words is joined by spaces.
+
+        Raises:
+            DataError: If a value is not a text, is empty, or has more than ``max_words`` words.
+        """
+        texts = []
+        for index, value in enumerate(self.columns[role]):
+            if isinstance(value, list) and all(isinstance(word, str) for word in value):
+                value = " ".join(value)
+            if not isinstance(value, str):
+                raise self.error(index, f"column {role!r} holds {_show(value)}; a text is needed. Mend or remove the row.")
+            if not value.strip():
+                raise self.error(index, f"column {role!r} is empty. Fill it in or remove the row.")
+            if max_words is not None and len(value) > 2 * max_words and (count := len(value.split())) > max_words:
+                raise self.error(
+                    index,
+                    f"column {role!r} has {count:,} words, more than max_words ({max_words:,}). Is a quote left open, or a "
+                    "whole file in one cell? If the text is meant, raise max_words in the task.",
+                )
+            texts.append(value)
+        return texts
+
+
+def _show(value: Any) -> str:
+    return "nothing" if value is None else f"{value!r:.60} ({type(value).__name__})"

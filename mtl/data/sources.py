@@ -1,0 +1,278 @@
+"""Reading a task's splits. The one importer of the `datasets` library."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import singledispatch
+from pathlib import Path
+from typing import Any
+
+from mtl.data.rows import Rows
+from mtl.errors import DataError, did_you_mean
+from mtl.task import SPLITS, FileData, HubData, ListData, Split, Task
+
+_FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+#: A split that the data do not have is cut from train: every tenth row by hash.
+_CUT_SHARE = 10
+
+
+class _Table:
+    """A data set as `datasets` reads it, with its source's name and fingerprint."""
+
+    def __init__(self, dataset: Any, source: str, fingerprint: str, numbers: Sequence[int] | None = None) -> None:
+        self.dataset, self.source, self.fingerprint = dataset, source, fingerprint
+        self.numbers = numbers if numbers is not None else range(1, len(dataset) + 1)
+
+    def select(self, indices: Sequence[int], why: str) -> _Table:
+        return _Table(
+            self.dataset.select(indices),
+            self.source,
+            _digest(self.fingerprint, why),
+            [self.numbers[index] for index in indices],
+        )
+
+
+def load_splits(task: Task, roles: dict[str, bool], base: Path) -> dict[Split, Rows]:
+    """Read a task's three splits, columns renamed to roles.
+
+    Args:
+        task: The declaration.
+        roles: The kind's column roles and whether each must be there.
+        base: The folder that relative paths start from.
+
+    Raises:
+        DataError: If data are missing, cannot be read, lack a column, or a split is empty.
+    """
+    tables = _read(task.data, base)
+    if "train" not in tables:
+        raise DataError(f"Task {task.name!r} has no train split. Found: {', '.join(tables) or 'none'}.")
+    tables = {split: _keep_where(table, task, split) for split, table in tables.items()}
+    tables = _cut_missing(tables)
+    rows = {}
+    for split in SPLITS:
+        table, limit = tables[split], task.row_limit(split)
+        if limit is not None and limit < len(table.dataset):
+            table = table.select(range(limit), f"first {limit}")
+        if not len(table.dataset):
+            raise DataError(f"Task {task.name!r}: the {split} split ({table.source}) has no rows{_because_of(task)}.")
+        rows[split] = _as_rows(table, task, roles)
+    return rows
+
+
+@singledispatch
+def _read(data: Any, base: Path) -> dict[Split, _Table]:
+    raise TypeError(f"no reader for {type(data).__name__}")
+
+
+@_read.register
+def _(data: ListData, base: Path) -> dict[Split, _Table]:
+    from datasets import Dataset
+
+    lists: dict[Split, list[dict[str, Any]]] = data.rows if isinstance(data.rows, dict) else {"train": data.rows}
+    tables: dict[Split, _Table] = {}
+    for split, rows in lists.items():
+        source = f"rows of {split}"
+        with _explained(source):
+            dataset = Dataset.from_list(rows)
+        tables[split] = _Table(dataset, source, _digest(json.dumps(rows, default=str)))
+    return tables
+
+
+@_read.register
+def _(data: FileData, base: Path) -> dict[Split, _Table]:
+    if isinstance(data.files, dict):
+        return {split: _read_file(_resolve(path, base)) for split, path in data.files.items()}
+    if "{split}" not in data.files:
+        return {"train": _read_file(_resolve(data.files, base))}
+    paths = {split: _find(data.files.replace("{split}", split), base) for split in SPLITS}
+    if paths["train"] is None:
+        _resolve(data.files.replace("{split}", "train"), base)
+    return {split: _read_file(path) for split, path in paths.items() if path is not None}
+
+
+@_read.register
+def _(data: HubData, base: Path) -> dict[Split, _Table]:
+    from datasets import get_dataset_split_names, load_dataset
+
+    with _explained(f"data set {data.hub!r}"):
+        there = get_dataset_split_names(data.hub, data.config, revision=data.revision)
+    tables: dict[Split, _Table] = {}
+    for split, name in data.splits.items():
+        if name.split("[")[0] in there:
+            with _explained(f"data set {data.hub!r}"):
+                dataset = load_dataset(data.hub, data.config, split=name, revision=data.revision)
+            tables[split] = _Table(_named_labels(dataset), f"{data.hub} ({name})", str(dataset._fingerprint))
+    return tables
+
+
+def _named_labels(dataset: Any) -> Any:
+    """Replace the class numbers of a Hub data set by the names it declares."""
+    from datasets import ClassLabel, Sequence as SequenceOf, Value
+
+    for name, feature in dict(dataset.features).items():
+        inner = getattr(feature, "feature", None)
+        if isinstance(feature, ClassLabel):
+            texts = [None if value is None or value < 0 else feature.int2str(value) for value in dataset[name]]
+            dataset = dataset.remove_columns(name).add_column(name, texts, feature=Value("string"))
+        elif isinstance(inner, ClassLabel):
+            lists = [inner.int2str(values) for values in dataset[name]]
+            dataset = dataset.remove_columns(name).add_column(name, lists, feature=SequenceOf(Value("string")))
+    return dataset
+
+
+def _find(path: str, base: Path) -> Path | None:
+    for candidate in (path, f"{path}.gz"):
+        if (full := (base / candidate).expanduser()).is_file():
+            return full
+    return None
+
+
+def _resolve(path: str, base: Path) -> Path:
+    if found := _find(path, base):
+        return found
+    full = (base / path).expanduser()
+    folder = full.parent
+    if not folder.is_dir():
+        raise DataError(f"No file {full}: there is no folder {folder}.")
+    near = did_you_mean(full.name, [entry.name for entry in folder.iterdir()])
+    raise DataError(" ".join(filter(None, [f"No file {full} (nor {full.name}.gz).", near])))
+
+
+def _read_file(path: Path) -> _Table:
+    from datasets import Dataset, load_dataset
+
+    suffixes = [suffix for suffix in path.suffixes if suffix != ".gz"]
+    form = _FORMATS.get(suffixes[-1] if suffixes else "")
+    if form is None:
+        raise DataError(f"{path}: cannot tell the format. Known endings: {', '.join(_FORMATS)}, each also with .gz.")
+    if path.stat().st_size == 0:
+        return _Table(Dataset.from_dict({}), str(path), "empty")
+    options = {"sep": "\t"} if suffixes[-1] == ".tsv" else {}
+    with _explained(str(path), lambda: _first_bad_line(path, form)):
+        dataset = load_dataset(form, data_files=str(path), split="train", **options)
+    return _Table(dataset, str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+@contextmanager
+def _explained(source: str, diagnose: Callable[[], str] | None = None) -> Iterator[None]:
+    """Turn whatever a reader raises into one message, with the first bad line where one can be found."""
+    import datasets
+    from datasets.utils.logging import disable_progress_bar, set_verbosity_error
+
+    disable_progress_bar()
+    set_verbosity_error()
+    del datasets
+    try:
+        yield
+    except Exception as error:  # readers raise their own, pyarrow's, pandas' and the Hub's errors
+        detail = (diagnose() if diagnose else "") or _root_cause(error)
+        raise DataError(f"{source} cannot be read: {detail}") from error
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+
+
+def _first_bad_line(path: Path, form: str) -> str:
+    """Find the line of a text file that is not UTF-8 or not JSON, or say nothing."""
+    import gzip
+
+    if form == "parquet":
+        return ""
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    types: dict[str, tuple[int, type]] = {}
+    with opener(path, "rb") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                return f"line {number} is not UTF-8 ({error.reason} at byte {error.start}). Convert the file to UTF-8."
+            if form == "json" and ".jsonl" in path.suffixes and text.strip():
+                if fault := _json_fault(text, number, types):
+                    return fault
+    return ""
+
+
+def _json_fault(text: str, number: int, types: dict[str, tuple[int, type]]) -> str:
+    try:
+        row = json.loads(text)
+    except json.JSONDecodeError as error:
+        return f"line {number} is not JSON: {error.msg} (column {error.colno})."
+    if not isinstance(row, dict):
+        return f"line {number} is not a JSON object but {text.strip():.40}."
+    for key, value in row.items():
+        if value is not None:
+            first, kind = types.setdefault(key, (number, type(value)))
+            if type(value) is not kind and {type(value), kind} != {int, float}:
+                return (
+                    f"column {key!r} holds {kind.__name__} in line {first} and {type(value).__name__} in line {number}. "
+                    "A column has one type."
+                )
+    return ""
+
+
+def _keep_where(table: _Table, task: Task, split: str) -> _Table:
+    for column, wanted in task.where.items():
+        _must_have(table, column, f"Task {task.name!r}, where", split)
+        values = [str(value) for value in table.dataset[column]]
+        kept = [index for index, value in enumerate(values) if value in wanted]
+        absent = sorted(set(wanted) - set(values))
+        if absent and split == "train":
+            near = did_you_mean(absent[0], set(values))
+            raise DataError(f"Task {task.name!r}: no row of {table.source} has {column!r} = {absent[0]!r}. {near}".strip())
+        table = table.select(kept, f"{column} in {sorted(wanted)}")
+    return table
+
+
+def _cut_missing(tables: dict[Split, _Table]) -> dict[Split, _Table]:
+    """Cut the splits that are not there from train, so that equal rows always fall on the same side."""
+    missing = [split for split in SPLITS if split not in tables]
+    train = tables["train"]
+    if not missing:
+        return tables
+    parts: dict[Split, list[int]] = {split: [] for split in ("train", *missing)}
+    for index, row in enumerate(train.dataset):
+        bucket = int(_digest(json.dumps(row, sort_keys=True, default=str))[:8], 16) % _CUT_SHARE
+        parts[missing[bucket] if bucket < len(missing) else "train"].append(index)
+    cut = {split: train.select(indices, f"cut for {split}") for split, indices in parts.items()}
+    return {**tables, **cut}
+
+
+def _as_rows(table: _Table, task: Task, roles: dict[str, bool]) -> Rows:
+    unknown = sorted(set(task.columns) - set(roles))
+    if unknown:
+        near = did_you_mean(unknown[0], roles)
+        raise DataError(
+            f"Task {task.name!r}: kind {task.kind!r} has no column role {unknown[0]!r}. {near} It has: {', '.join(roles)}."
+        )
+    columns = {}
+    for role, required in roles.items():
+        column = task.columns.get(role, role)
+        if required or role in task.columns:
+            _must_have(table, column, f"Task {task.name!r}, role {role!r}", table.source)
+        if column in table.dataset.column_names:
+            columns[role] = table.dataset[column][:]
+    return Rows(columns, table.source, table.numbers, table.fingerprint)
+
+
+def _must_have(table: _Table, column: str, who: str, where: str) -> None:
+    names = table.dataset.column_names
+    if column not in names and len(table.dataset):
+        near = did_you_mean(column, names)
+        raise DataError(
+            f"{who}: {table.source} has no column {column!r}. {near} It has: {', '.join(names)}. "
+            "Say which column it is under 'columns'."
+        )
+
+
+def _because_of(task: Task) -> str:
+    return f" left after where {dict(task.where)}" if task.where else ""
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -1,0 +1,99 @@
+"""Experiments as values: load one, run it, look at what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtl.config import ExperimentConfig, load_config, validate
+from mtl.files import write_json
+from mtl.plugins import Plugins, load_plugins
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What an experiment gave.
+
+    Attributes:
+        folder: The folder of the run, or of the comparison where there are several.
+        runs: For each run its point on the axes, its folder and its results.
+    """
+
+    folder: Path
+    runs: list[dict[str, Any]]
+
+
+class Experiment:
+    """An experiment, ready to run.
+
+    Args:
+        config: What is to be done.
+        plugins: Plugins that are not installed, as ``module:object``.
+    """
+
+    def __init__(self, config: ExperimentConfig, plugins: Sequence[str] = ()) -> None:
+        self.config = config
+        self._named_plugins = (*config.plugins, *plugins)
+
+    @classmethod
+    def of(cls, **values: Any) -> Experiment:
+        """Make an experiment from the keys of an experiment file.
+
+        Raises:
+            ConfigError: If a key is unknown or a value is not valid.
+        """
+        return cls(validate({"base": str(Path.cwd()), **values}, "experiment"))
+
+    def load_plugins(self) -> Plugins:
+        """Load a fresh set of plugins for this experiment."""
+        return load_plugins(self._named_plugins)
+
+    def run(self, display: Any = None) -> Finished:
+        """Run every cell that is not finished, and write tables and plots.
+
+        Raises:
+            MTLError: If something in the experiment or its data is wrong.
+        """
+        from mtl.report.display import Quiet
+        from mtl.report.write import write_comparison
+        from mtl.run import Run
+
+        cells = self.config.cells()
+        folder = self.config.output / self.config.name
+        runs: list[dict[str, Any]] = []
+        planned = []
+        for point, config in cells:
+            run = Run(config, self.load_plugins(), folder / f"{config.strategy.name}-{config.hash}", display or Quiet())
+            run.check()
+            planned.append((point, run))
+        for point, run in planned:
+            runs.append({"point": point, "folder": str(run.folder), "results": run.execute()})
+        if not self.config.compare:
+            return Finished(Path(runs[0]["folder"]), runs)
+        comparison = {
+            "experiment": self.config.name,
+            "axes": {axis: list(values) for axis, values in self.config.compare.items()},
+            "cells": [{"point": run["point"], "folder": Path(run["folder"]).name} for run in runs],
+        }
+        write_json(folder / "comparison.json", comparison)
+        write_comparison(folder, comparison, [run["results"] for run in runs])
+        return Finished(folder, runs)
+
+
+def load_experiment(path: str | Path, overrides: Sequence[str] = (), plugins: Sequence[str] = ()) -> Experiment:
+    """Load an experiment file, or one that a plugin has registered by name.
+
+    Args:
+        path: The file, or the name.
+        overrides: ``key=value`` with dots in the key, as for ``mtl run --set``.
+        plugins: Plugins that are not installed, as ``module:object``.
+
+    Raises:
+        ConfigError: If the file or a value in it is not valid.
+    """
+    place = Path(path)
+    if not place.suffix and not place.exists():
+        place = Path(load_plugins(plugins).experiments.get(str(path)))
+    return Experiment(load_config(place, overrides), plugins)

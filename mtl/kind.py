@@ -1,0 +1,173 @@
+"""TaskKind: what a kind of task does. A new kind is one file with one subclass."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import ValidationError
+
+from mtl.errors import ConfigError, did_you_mean, explain_validation
+from mtl.metrics import Array, Metric, Outcome
+from mtl.task import Frozen, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mtl.data.features import Columns, Features, Tokenized
+    from mtl.data.rows import Rows
+
+#: What the tokenizer is to encode: a text, a pair of texts in one sequence, or a text split into words.
+Request = str | tuple[str, str] | list[str]
+#: Tensors of one task's rows in a batch, by column name.
+Batch = Mapping[str, "Tensor"]
+
+
+class NoOptions(Frozen):
+    """Options of a kind that has none."""
+
+
+class TaskKind(ABC):
+    """One kind of task; an instance serves one task.
+
+    The engine calls, in this order: :meth:`fit` on the training rows, :meth:`requests` and
+    :meth:`targets` on every split, :meth:`head` once, then for each batch the head, :meth:`loss` while
+    training and :meth:`decode` otherwise. A kind sees rows, tensors and answers, never files, the
+    tokenizer, the encoder or another task.
+
+    Attributes:
+        roles: The columns it reads, each with whether it must be there.
+        target_roles: Those of them that are not needed to predict.
+        metrics: What it can be measured by; the first is the default primary metric.
+        Options: Its options, as a pydantic model.
+        needs_words: Whether it asks where words are in the sequences.
+        likelihood_factor: c in the likelihood −log p = c · loss / σ² + log σ: 1 for a softmax, ½ for a
+            squared error (Kendall et al. 2018, arXiv:1705.07115, equations 5 and 10).
+    """
+
+    roles: ClassVar[Mapping[str, bool]]
+    target_roles: ClassVar[frozenset[str]] = frozenset({"label"})
+    metrics: ClassVar[tuple[Metric, ...]]
+    Options: ClassVar[type[Frozen]] = NoOptions
+    needs_words: ClassVar[bool] = False
+    likelihood_factor: ClassVar[float] = 1.0
+
+    def __init__(self, task: Task, extra_metrics: Sequence[Metric] = ()) -> None:
+        self.task = task
+        self.all_metrics: dict[str, Metric] = {metric.name: metric for metric in (*self.metrics, *extra_metrics)}
+        try:
+            self.options: Any = self.Options.model_validate(task.options)
+        except ValidationError as error:
+            where = f"Task {task.name!r}, options of kind {task.kind!r}"
+            raise explain_validation(error, where, self.Options.model_fields) from error
+
+    @property
+    def sequences(self) -> int:
+        """How many sequences a row is encoded as."""
+        return 1
+
+    def readable(self, columns: Collection[str]) -> bool:
+        """Tell whether rows with these columns can be predicted."""
+        return all(role in columns for role, must in self.roles.items() if must and role not in self.target_roles)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names in the order of the head's outputs; empty for kinds without labels."""
+        return ()
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What :meth:`fit` learned, as JSON values; kept in the model bundle."""
+        return {}
+
+    @abstractmethod
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what :attr:`state` gave."""
+
+    @abstractmethod
+    def fit(self, rows: Rows) -> None:
+        """Learn label names, scales and the like from the training rows.
+
+        Raises:
+            DataError: If the rows cannot serve as training data for this kind.
+        """
+
+    @abstractmethod
+    def requests(self, rows: Rows) -> list[Request]:
+        """Say what is to be encoded: ``sequences`` requests a row, in the order of the rows."""
+
+    def alignment(self, tokenized: Tokenized) -> Columns:
+        """Return columns that the head or :meth:`decode` needs beside the sequences, with or without targets."""
+        return {}
+
+    @abstractmethod
+    def targets(self, rows: Rows, tokenized: Tokenized) -> Columns:
+        """Return the columns that :meth:`loss` compares with.
+
+        Raises:
+            DataError: If a target is missing, of the wrong type or unknown; names file and row.
+        """
+
+    def units(self, batch: Batch, rows: int) -> int:
+        """Count what the loss is a mean over: rows by default."""
+        return rows
+
+    @abstractmethod
+    def head(self, hidden: int) -> nn.Module:
+        """Make the head. It is called with an ``Encoded`` and a :data:`Batch` and returns one tensor."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Return the loss, ``[]``: a mean per predicted unit, so that no kind drowns another."""
+
+    @abstractmethod
+    def gold(self, features: Features) -> list[Any]:
+        """Return the right answers as people read them, one a row."""
+
+    @abstractmethod
+    def decode(self, outputs: Tensor, batch: Batch) -> list[Any]:
+        """Return the answers in the form of :meth:`gold`, one a row."""
+
+    @abstractmethod
+    def trivial(self) -> Any:
+        """Return the answer that is best without looking at the text: the majority class, the mean, …"""
+
+    def scores(self, outputs: Tensor) -> Tensor | None:
+        """Return probabilities of the labels, ``[batch, labels]``, where the kind has them."""
+        return None
+
+    def present(self, answer: Any, scores: Array | None, request: Request, batch: Mapping[str, Array]) -> dict[str, Any]:
+        """Return one prediction as a JSON object for people and programs.
+
+        Args:
+            answer: What :meth:`decode` gave for the row.
+            scores: The row of :meth:`scores`, ``[labels]``.
+            request: The row's first request.
+            batch: The row's alignment columns.
+        """
+        return {"answer": answer}
+
+    def outcome(self, features: Features, predicted: Sequence[Any], scores: Array | None) -> Outcome:
+        """Bring gold answers and predictions into the form the metrics take."""
+        return Outcome(self.gold(features), predicted, scores, self.labels)
+
+    def trivial_outcome(self, features: Features) -> Outcome:
+        """Return the outcome of answering :meth:`trivial` on every row."""
+        return self.outcome(features, [self.trivial()] * len(features), None)
+
+    @property
+    def primary_metric(self) -> Metric:
+        """The metric that decides: the task's own or the kind's first.
+
+        Raises:
+            ConfigError: If the task names a metric that its kind does not have.
+        """
+        known = {name: metric for name, metric in self.all_metrics.items() if metric.higher_is_better is not None}
+        name = self.task.metric or self.metrics[0].name
+        if name not in known:
+            raise ConfigError(
+                f"Task {self.task.name!r}: kind {self.task.kind!r} has no metric {name!r}. "
+                f"{did_you_mean(name, known)} It has: {', '.join(known)}."
+            )
+        return known[name]

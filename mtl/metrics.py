@@ -1,0 +1,145 @@
+"""Metrics that know their direction, computed by scikit-learn and SciPy on answers as people read them."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Gold answers and predictions of one split, by name rather than by index.
+
+    Attributes:
+        gold: The right answers, one a row.
+        predicted: The model's answers, one a row, in the same form.
+        scores: Probabilities where the kind has them, ``[rows, labels]``.
+        labels: Label names in the order of ``scores``.
+    """
+
+    gold: Sequence[Any]
+    predicted: Sequence[Any]
+    scores: Array | None = None
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A named figure of merit.
+
+    Attributes:
+        name: Its name in configuration and results.
+        compute: Takes an :class:`Outcome`; returns the figure, NaN where it is not defined.
+        higher_is_better: Its direction. ``None`` for what is looked at rather than ranked.
+        best: The value of a perfect prediction.
+        chance: The value of the trivial predictor where it is known and not to be computed.
+    """
+
+    name: str
+    compute: Callable[[Outcome], Any] = field(repr=False)
+    higher_is_better: bool | None = True
+    best: float = 1.0
+    chance: float | None = None
+
+    def __call__(self, outcome: Outcome) -> Any:
+        """Compute the metric, without the warnings of sklearn about classes that are absent."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = self.compute(outcome)
+        return value if self.higher_is_better is None else float(value)
+
+    def skill(self, value: float, trivial: float) -> float:
+        """Put ``value`` on the common scale: 0 as the trivial predictor, 1 perfect, below 0 worse than trivial.
+
+        ``(value − trivial) / (best − trivial)``, the "skill score" of forecast verification (Murphy 1988,
+        Monthly Weather Review 116:2417, eq. 4). An undefined trivial value counts as 0 for metrics that
+        grow; where even the trivial predictor is perfect the skill is 1 if ``value`` is too, else 0.
+        """
+        if math.isnan(value):
+            return 0.0
+        if math.isnan(trivial):
+            trivial = 0.0
+        span = self.best - trivial
+        if abs(span) < 1e-12:
+            return 1.0 if abs(value - self.best) < 1e-12 else 0.0
+        return (value - trivial) / span
+
+
+def sklearn_metric(name: str, **options: Any) -> Callable[[Outcome], float]:
+    def compute(outcome: Outcome) -> float:
+        import sklearn.metrics
+
+        return float(getattr(sklearn.metrics, name)(outcome.gold, outcome.predicted, **options))
+
+    return compute
+
+
+def _roc_auc(outcome: Outcome) -> float:
+    """One-vs-rest macro area under the ROC curve over the labels that occur, and do not always occur, in gold."""
+    from sklearn.metrics import roc_auc_score
+
+    if outcome.scores is None:
+        return math.nan
+    gold = np.asarray(outcome.gold)
+    areas = []
+    for column, label in enumerate(outcome.labels):
+        is_label = gold[:, column] > 0 if gold.ndim == 2 else gold == label
+        if is_label.any() and not is_label.all():
+            areas.append(roc_auc_score(is_label, outcome.scores[:, column]))
+    return float(np.mean(areas)) if areas else math.nan
+
+
+def _confusion_matrix(outcome: Outcome) -> dict[str, Any]:
+    from sklearn.metrics import confusion_matrix
+
+    labels = list(outcome.labels)
+    return {"labels": labels, "counts": confusion_matrix(outcome.gold, outcome.predicted, labels=labels).tolist()}
+
+
+def _correlation(name: str) -> Callable[[Outcome], float]:
+    def compute(outcome: Outcome) -> float:
+        import scipy.stats
+
+        if len(outcome.gold) < 2:
+            return math.nan
+        return float(getattr(scipy.stats, name)(outcome.gold, outcome.predicted).statistic)
+
+    return compute
+
+
+def _averaged(prefix: str, function: str) -> tuple[Metric, ...]:
+    return tuple(
+        Metric(f"{average}_{prefix}", sklearn_metric(function, average=average, zero_division=0.0))
+        for average in ("macro", "micro", "weighted")
+    )
+
+
+PRECISION_RECALL_F1 = (
+    *_averaged("f1", "f1_score"),
+    *_averaged("precision", "precision_score"),
+    *_averaged("recall", "recall_score"),
+)
+ROC_AUC = Metric("roc_auc", _roc_auc, chance=0.5)
+
+CLASSIFICATION = (
+    Metric("accuracy", sklearn_metric("accuracy_score")),
+    *PRECISION_RECALL_F1,
+    Metric("mcc", sklearn_metric("matthews_corrcoef")),
+    ROC_AUC,
+    Metric("confusion_matrix", _confusion_matrix, higher_is_better=None),
+)
+
+REGRESSION = (
+    Metric("spearman", _correlation("spearmanr")),
+    Metric("pearson", _correlation("pearsonr")),
+    Metric("mae", sklearn_metric("mean_absolute_error"), higher_is_better=False, best=0.0),
+    Metric("rmse", sklearn_metric("root_mean_squared_error"), higher_is_better=False, best=0.0),
+)

@@ -1,0 +1,1 @@
+"""One encoder, many heads, and both on disk."""

@@ -1,0 +1,215 @@
+"""A trained model on disk: safetensors and JSON, one encoder with all heads. Loading runs nothing from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+import mtl
+from mtl.config import EncoderConfig
+from mtl.data.batches import collate
+from mtl.data.features import Features, featurize
+from mtl.data.rows import Rows
+from mtl.errors import BundleError, DataError, MTLError, UnknownNameError
+from mtl.files import read_json, write_atomic, write_json
+from mtl.kind import Request, TaskKind
+from mtl.model.encoder import load_encoder
+from mtl.model.inference import _MAX_TOKENS, device_of
+from mtl.model.multitask import MultiTaskModel
+from mtl.plugins import Plugins, load_plugins
+from mtl.task import Task
+
+FORMAT = 1
+_CHUNK_ROWS = 1024
+
+
+class Bundle:
+    """A trained model, ready to predict.
+
+    Args:
+        model: The encoder with its heads.
+        config: How the encoder is used.
+        plugins: Name and distribution of the plugins that brought the kinds.
+    """
+
+    def __init__(self, model: MultiTaskModel, config: EncoderConfig, plugins: Mapping[str, str]) -> None:
+        self.model, self.config, self.plugins = model, config, dict(plugins)
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """The tasks it has heads for."""
+        return {name: kind.task for name, kind in self.model.kinds.items()}
+
+    def save(self, folder: Path) -> None:
+        """Write the bundle; ``bundle.json`` comes last, so that half a bundle is never taken for one."""
+        self.model.encoder.save(folder / "encoder")
+        heads = {name: value.detach().cpu().contiguous() for name, value in self.model.heads.state_dict().items()}
+        write_atomic(folder / "heads.safetensors", lambda path: save_file(heads, path))
+        write_json(
+            folder / "bundle.json",
+            {
+                "format": FORMAT,
+                "mtl": mtl.__version__,
+                "plugins": self.plugins,
+                "encoder": self.config.model_dump(mode="json"),
+                "tasks": [
+                    {"task": kind.task.model_dump(mode="json", exclude={"data", "where", "max_rows"}), "state": kind.state}
+                    for kind in self.model.kinds.values()
+                ],
+            },
+        )
+
+    def predict(
+        self, rows: Sequence[str | Mapping[str, Any]], tasks: Sequence[str] | None = None, *, batch_size: int = 64
+    ) -> list[dict[str, Any]]:
+        """Answer texts or rows with every head, from one encoder pass.
+
+        Args:
+            rows: Texts, or mappings from column role to value (``text``, ``text_pair``, ``tokens``, …).
+            tasks: The heads to ask. Default: all whose columns the rows have.
+            batch_size: The most rows of an encoder pass.
+
+        Returns:
+            For each row a dict from task to its prediction.
+
+        Raises:
+            UnknownNameError: If there is no head for a task.
+            DataError: If a row lacks a column, or holds something that cannot be read.
+        """
+        for name in tasks or ():
+            if name not in self.model.kinds:
+                raise UnknownNameError("task", name, self.model.kinds)
+        plain = [dict(row) if isinstance(row, Mapping) else {"text": row} for row in rows]
+        answers: list[dict[str, Any]] = []
+        for start in range(0, len(plain), _CHUNK_ROWS):
+            answers += self._predict(plain[start : start + _CHUNK_ROWS], start, tasks, batch_size)
+        return answers
+
+    def _predict(
+        self, rows: list[dict[str, Any]], start: int, tasks: Sequence[str] | None, batch_size: int
+    ) -> list[dict[str, Any]]:
+        kinds = self._kinds_for(rows, tasks)
+        features = self._featurize(kinds, rows, start)
+        lengths = torch.stack([torch.from_numpy(split.lengths) for split in features.values()]).amax(0)
+        order = torch.argsort(lengths, descending=True, stable=True).tolist()
+        answers: list[dict[str, Any]] = [{} for _ in rows]
+        self.model.eval()
+        size = max(1, min(batch_size, _MAX_TOKENS // max(1, int(lengths.max()))))
+        for begin in range(0, len(order), size):
+            ids = order[begin : begin + size]
+            with torch.inference_mode():
+                batch = collate(dict.fromkeys(kinds, ids), features, kinds).to(device_of(self.model))
+                for name, outputs in self.model(batch).items():
+                    kind, columns, split = kinds[name], batch.parts[name].columns, features[name]
+                    scores = kind.scores(outputs)
+                    table = None if scores is None else scores.float().cpu().numpy()
+                    arrays = {key: value.cpu().numpy() for key, value in columns.items()}
+                    for place, (row, answer) in enumerate(zip(ids, kind.decode(outputs, columns), strict=True)):
+                        request = split.requests[row * split.sequences]
+                        own = {key: value[place] for key, value in arrays.items()}
+                        shown = kind.present(answer, None if table is None else table[place], request, own)
+                        answers[row][name] = shown
+        return answers
+
+    def _kinds_for(self, rows: list[dict[str, Any]], tasks: Sequence[str] | None) -> dict[str, TaskKind]:
+        there = set(rows[0]).intersection(*rows) if rows else set()
+        able = {name: kind for name, kind in self.model.kinds.items() if kind.readable(there)}
+        wanted = list(tasks) if tasks else list(able)
+        for name in wanted:
+            if name not in able:
+                kind = self.model.kinds[name]
+                needed = sorted(role for role, must in kind.roles.items() if must and role not in kind.target_roles)
+                raise DataError(
+                    f"Task {name!r} needs {', '.join(needed)}; the rows have: {', '.join(sorted(there)) or 'nothing'}."
+                )
+        if not wanted:
+            raise DataError(f"No task of the bundle can read rows with: {', '.join(sorted(there)) or 'nothing'}.")
+        return {name: able[name] for name in wanted}
+
+    def _featurize(self, kinds: Mapping[str, TaskKind], rows: list[dict[str, Any]], start: int) -> dict[str, Features]:
+        """Tokenise rows for every kind; kinds that ask for the same sequences share them."""
+        numbers = range(start + 1, start + len(rows) + 1)
+        keys = {key for row in rows for key in row}
+        columns = {key: [row.get(key) for row in rows] for key in keys}
+        tokenizer = _Shared(self.model.encoder.tokenizer)
+        words = any(kind.needs_words for kind in kinds.values())
+        features = {}
+        for name, kind in kinds.items():
+            read = {role: values for role, values in columns.items() if role in kind.roles and role not in kind.target_roles}
+            features[name] = featurize(kind, Rows(read, "input", numbers), tokenizer.with_words(words), with_targets=False)
+        return features
+
+
+class _Shared:
+    """A tokenizer that remembers the last requests, for kinds that ask for the same."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._seen: list[tuple[Sequence[Request], Any]] = []
+        self._words = False
+
+    def with_words(self, words: bool) -> Any:
+        self._words = words
+        return self
+
+    def __call__(self, requests: Sequence[Request], *, words: bool = False) -> Any:
+        for seen, tokenized in self._seen:
+            if seen == requests:
+                return tokenized
+        tokenized = self._tokenizer.uncached(requests, words or self._words)
+        self._seen.append((requests, tokenized))
+        return tokenized
+
+
+def load_bundle(path: str | Path, *, plugins: Plugins | None = None, device: str = "cpu") -> Bundle:
+    """Load a bundle, or a run's only bundle.
+
+    Args:
+        path: The bundle's folder, or a run's.
+        plugins: The plugins that bring the kinds. Default: those installed and in ``MTL_PLUGINS``.
+        device: Where to put the model.
+
+    Raises:
+        BundleError: If the folder is not a bundle or does not fit together.
+        UnknownNameError: If a kind's plugin is not installed.
+    """
+    folder = _find_bundle(Path(path))
+    about = read_json(folder / "bundle.json", BundleError)
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        found = about.get("format") if isinstance(about, dict) else about
+        raise BundleError(f"{folder}: format {found!r}; this version reads format {FORMAT}. Was it written by another version?")
+    plugins = plugins or load_plugins()
+    try:
+        kinds = {}
+        for entry in about["tasks"]:
+            task = Task(data=[], **entry["task"])
+            kind = plugins.kinds.get(task.kind)(task, plugins.metrics_of(task.kind))
+            kind.load_state(entry["state"])
+            kinds[task.name] = kind
+        config = EncoderConfig.model_validate(about["encoder"])
+        attention = "sdpa" if config.attention == "auto" else config.attention
+        model = MultiTaskModel(load_encoder(config, folder / "encoder", attention=attention), kinds, lambda name: 0)
+        model.heads.load_state_dict(load_file(folder / "heads.safetensors"))
+    except MTLError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
+        raise BundleError(f"{folder}: the bundle is incomplete or its parts do not fit: {error}") from error
+    model.eval()
+    return Bundle(model.to(device), config, about["plugins"])
+
+
+def _find_bundle(path: Path) -> Path:
+    if (path / "bundle.json").is_file():
+        return path
+    inside = sorted(found.parent for found in path.glob("**/bundle.json"))
+    if len(inside) == 1:
+        return inside[0]
+    if inside:
+        names = ", ".join(str(folder) for folder in inside)
+        raise BundleError(f"{path} has {len(inside)} bundles; name one of: {names}")
+    raise BundleError(f"{path} is not a bundle: there is no bundle.json in it.")

@@ -1,0 +1,119 @@
+"""Running a model without training it: evaluation on a split, vectors of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from mtl.data.batches import by_length, collate
+from mtl.data.features import Features
+from mtl.kind import TaskKind
+from mtl.metrics import Array, Outcome
+from mtl.model.encoder import Encoder
+from mtl.model.multitask import MultiTaskModel
+
+_MAX_TOKENS = 16_384
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """One task ready for work.
+
+    Attributes:
+        name: The task.
+        kind: Its kind, fitted.
+        splits: Features of each split.
+    """
+
+    name: str
+    kind: TaskKind
+    splits: dict[str, Features]
+
+
+def device_of(module: torch.nn.Module) -> torch.device:
+    """Return where a module's parameters are."""
+    return next(module.parameters()).device
+
+
+@torch.inference_mode()
+def predict_split(model: MultiTaskModel, task: TaskData, split: str, *, size: int) -> tuple[list[Any], Array | None, float]:
+    """Answer every row of a split.
+
+    Returns:
+        Answers in the order of the rows, probabilities ``[rows, labels]`` where the kind has them, and the
+        mean loss per predicted unit.
+    """
+    features, kind = task.splits[split], task.kind
+    answers: list[Any] = [None] * len(features)
+    scores: Array | None = None
+    loss, units = 0.0, 0
+    was_training = model.training
+    model.eval()
+    for ids in by_length(features, size=size, max_tokens=_MAX_TOKENS):
+        batch = collate({task.name: ids}, {task.name: features}, {task.name: kind}).to(device_of(model))
+        part, outputs = batch.parts[task.name], model(batch)[task.name]
+        loss += float(model.loss(task.name, outputs, batch)) * part.units
+        units += part.units
+        for row, answer in zip(ids, kind.decode(outputs, part.columns), strict=True):
+            answers[row] = answer
+        if (probabilities := kind.scores(outputs)) is not None:
+            scores = np.zeros((len(features), probabilities.shape[1]), np.float32) if scores is None else scores
+            scores[ids] = probabilities.float().cpu().numpy()
+    model.train(was_training)
+    return answers, scores, loss / max(units, 1)
+
+
+def evaluate(model: MultiTaskModel, task: TaskData, split: str, *, size: int) -> dict[str, Any]:
+    """Return the loss and every metric of a task on a split."""
+    answers, scores, loss = predict_split(model, task, split, size=size)
+    outcome = task.kind.outcome(task.splits[split], answers, scores)
+    return {"loss": loss} | measure(task.kind, outcome)
+
+
+def evaluate_trivial(task: TaskData, split: str) -> dict[str, Any]:
+    """Return every metric of the predictor that does not look at the text."""
+    values = measure(task.kind, task.kind.trivial_outcome(task.splits[split]))
+    return values | {name: metric.chance for name, metric in task.kind.all_metrics.items() if metric.chance is not None}
+
+
+def measure(kind: TaskKind, outcome: Outcome) -> dict[str, Any]:
+    """Return every metric of a kind on an outcome."""
+    return {name: metric(outcome) for name, metric in kind.all_metrics.items()}
+
+
+@torch.inference_mode()
+def embed(encoder: Encoder, features: Features, *, size: int) -> torch.Tensor:
+    """Return the pooled vector of every row, ``[rows, hidden]``; rows of several sequences are joined, in order."""
+    encoder.eval()
+    vectors = torch.empty(len(features), encoder.hidden * features.sequences, device=device_of(encoder))
+    bare = _bare(features)
+    for ids in by_length(features, size=size, max_tokens=_MAX_TOKENS):
+        batch = collate({"": ids}, {"": bare}, _NO_KINDS).to(vectors.device)
+        pooled = encoder(batch.inputs).of(batch.parts[""].index).pooled
+        vectors[torch.as_tensor(ids, device=vectors.device)] = pooled.reshape(len(ids), -1)
+    return vectors
+
+
+def _bare(features: Features) -> Features:
+    return Features(features.tokenized, features.sequences, {}, features.rows)
+
+
+class _RowsOnly:
+    def units(self, columns: Any, rows: int) -> int:
+        return rows
+
+
+_NO_KINDS: Any = {"": _RowsOnly()}
+
+
+def skill_of(data: Sequence[TaskData], values: dict[str, dict[str, Any]], trivial: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Put each task's primary metric on the common scale of :meth:`mtl.Metric.skill`."""
+    skills = {}
+    for task in data:
+        metric = task.kind.primary_metric
+        skills[task.name] = metric.skill(values[task.name][metric.name], trivial[task.name][metric.name])
+    return skills

@@ -1,0 +1,6 @@
+from typing import Any
+from pathlib import Path
+
+
+def write_report(folder: Path, results: Any) -> None: ...
+def write_comparison(folder: Path, comparison: Any, results: Any) -> None: ...

@@ -1,0 +1,382 @@
+"""One run: an experiment without axes, in a folder of its own, that can be killed and started again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import yaml
+
+import mtl
+from mtl.components import Builder
+from mtl.config import ExperimentConfig
+from mtl.data.features import Tokenizer, default_cache, featurize
+from mtl.data.sources import load_splits
+from mtl.errors import CheckpointError, ConfigError, DataError, MTLError, UnknownNameError
+from mtl.files import locked, read_json, write_json, write_text
+from mtl.kind import TaskKind
+from mtl.model.bundle import Bundle
+from mtl.model.encoder import Encoder, load_encoder
+from mtl.model.inference import TaskData, evaluate, evaluate_trivial, skill_of
+from mtl.model.multitask import MultiTaskModel
+from mtl.plugins import Plugins
+from mtl.task import SPLITS, Task
+from mtl.training.loop import Trainer
+from mtl.training.schedule import plan, seed_of
+from mtl.training.strategy import Draw, StepReport, Strategy
+from mtl.training.weighting import TaskLoss
+from mtl.transfer.adaptation import few_shot
+
+_LOG = logging.getLogger(__name__)
+RESULTS_VERSION = 1
+
+
+class Display(Protocol):
+    """Shows a person how a run gets on."""
+
+    def say(self, text: str) -> None:
+        """Say what happens now."""
+
+    def training(self, group: str, examples: int) -> AbstractContextManager[Any]:
+        """Show the progress of one training; the object entered has ``update(examples, losses)``."""
+
+
+class Run:
+    """One run of an experiment.
+
+    Args:
+        config: The experiment, without axes.
+        plugins: The run's own plugins.
+        folder: Where everything goes.
+        display: Shows progress.
+
+    Attributes:
+        group: The model in training.
+    """
+
+    def __init__(self, config: ExperimentConfig, plugins: Plugins, folder: Path, display: Display) -> None:
+        self.config, self.plugins, self.folder, self.display = config, plugins, folder, display
+        self.build = Builder(plugins)
+        self.group = ""
+        self._strategy: Strategy = self.build("strategy", config.strategy)
+
+    def check(self) -> None:
+        """Check every name and option before anything slow begins.
+
+        Raises:
+            MTLError: If a task, kind, metric, strategy, sampler, weighting or adaptation is not there or not valid.
+        """
+        sources, targets = self._tasks()
+        for task in (*sources, *targets):
+            kind = self._kind(task)
+            _ = kind.primary_metric
+        self._strategy.setup([TaskLoss(task.name, task.weight, 1.0) for task in sources], self.build)
+        self.build("sampler", self.config.sampler)
+        if self.config.targets:
+            self.build("adaptation", self.config.targets.adaptation)
+        how = self.config.evaluation.aggregate
+        names = [task.name for task in sources]
+        if how not in ("mean", "worst", *names):
+            raise UnknownNameError("aggregate", how, ["mean", "worst", *names])
+
+    def execute(self) -> dict[str, Any]:
+        """Run to the end, from where an earlier start was stopped, and return the results.
+
+        Raises:
+            MTLError: If something in the experiment or its data is wrong. What was finished is kept.
+        """
+        with locked(self.folder):
+            finished = self.folder / "results.json"
+            if finished.is_file():
+                results: dict[str, Any] = read_json(finished, CheckpointError)
+                if results.get("version") != RESULTS_VERSION:
+                    raise CheckpointError(
+                        f"{finished} is of version {results.get('version')!r}, this is {RESULTS_VERSION}. Use another output folder."
+                    )
+                return results
+            try:
+                return self._execute()
+            except BaseException as error:
+                self.plugins.call("mtl_run_failed", run=self, error=error)
+                raise
+
+    def _execute(self) -> dict[str, Any]:
+        config, started = self.config, time.monotonic()
+        self.check()
+        self._describe()
+        self.plugins.call("mtl_run_start", run=self)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        sources, targets = self._tasks()
+        self.display.say(f"reading {len(sources) + len(targets)} tasks")
+        encoder = self._load_encoder()
+        data = {task.name: self._load(task, encoder.tokenizer) for task in (*sources, *targets)}
+        self._check_fingerprints(data)
+        trained = {task.name: data[task.name] for task in sources}
+        examples = self._plan(trained)
+        groups: dict[str, Any] = {}
+        for group, names in self._strategy.groups(list(trained)).items():
+            done = self.folder / "models" / _folder_name(group) / "result.json"
+            if not done.is_file():
+                self.group = group
+                fresh = self._load_encoder() if groups else encoder
+                result = self._train(group, {name: data[name] for name in names}, fresh, examples)
+                result["targets"] = self._transfer(fresh, [data[task.name] for task in targets])
+                write_json(done, result)
+            groups[group] = read_json(done, CheckpointError)
+        results = self._results(trained, groups, examples)
+        write_json(self.folder / "timing.json", _timing(started))
+        write_json(self.folder / "results.json", results)
+        from mtl.report.write import write_report
+
+        write_report(self.folder, results)
+        self.plugins.call("mtl_run_end", run=self, results=results)
+        return results
+
+    def _tasks(self) -> tuple[list[Task], list[Task]]:
+        """Return the source tasks and the target tasks."""
+        config = self.config
+        listed: dict[str, Task] = {}
+        for entry in config.tasks:
+            task = entry if isinstance(entry, Task) else self.plugins.tasks.get(entry)
+            if task.name in listed:
+                raise ConfigError(f"tasks: {task.name!r} is listed twice.")
+            listed[task.name] = task
+        names = config.targets.tasks if config.targets else ()
+        targets = [listed[name] if name in listed else self.plugins.tasks.get(name) for name in names]
+        for name in config.sources or ():
+            if name not in listed:
+                raise UnknownNameError("source task", name, listed)
+        sources = [listed[name] for name in config.sources or listed if name not in names]
+        if not sources and self._strategy.trains:
+            raise ConfigError(
+                f"There is no task to train: of {', '.join(listed)} all are targets. List source tasks under 'tasks'."
+            )
+        both = sorted(set(config.sources or ()) & set(names))
+        if both:
+            raise ConfigError(f"Task {both[0]!r} is among the sources and the targets; a target is not trained.")
+        return sources, targets
+
+    def _kind(self, task: Task) -> TaskKind:
+        kind: TaskKind = self.plugins.kinds.get(task.kind)(task, self.plugins.metrics_of(task.kind))
+        return kind
+
+    def _load(self, task: Task, tokenizer: Tokenizer) -> TaskData:
+        kind = self._kind(task)
+        rows = load_splits(task, dict(kind.roles), self.config.base)
+        kind.fit(rows["train"])
+        splits = {split: featurize(kind, rows[split], tokenizer) for split in SPLITS}
+        cut = sum(features.tokenized.truncated for features in splits.values())
+        if cut:
+            _LOG.info("task %s: %d texts are longer than %d tokens and are cut", task.name, cut, tokenizer.max_length)
+        return TaskData(task.name, kind, {str(split): features for split, features in splits.items()})
+
+    def _load_encoder(self) -> Encoder:
+        config = self.config.encoder
+        place: str | Path = config.name
+        if config.name in self.plugins.encoders:
+            place = self.plugins.encoders.get(config.name)()
+        elif (local := (self.config.base / config.name).expanduser()).is_dir():
+            place = local
+        attention = config.attention
+        if attention == "auto":
+            attention = "eager" if self._strategy.second_order else "sdpa"
+        encoder = load_encoder(config, place, attention=attention, cache=default_cache())
+        self.plugins.call("mtl_encoder_loaded", run=self, encoder=encoder)
+        return encoder.to(_device(self.config.device))
+
+    def _plan(self, trained: Mapping[str, TaskData]) -> dict[str, int]:
+        """Deal the budget out over the tasks; every strategy gets the same."""
+        if not trained or not self._strategy.trains:
+            return dict.fromkeys(trained, 0)
+        config = self.config
+        features = {name: task.splits["train"] for name, task in trained.items()}
+        total = config.budget.examples({name: len(rows) for name, rows in features.items()})
+        return plan(features, self.build("sampler", config.sampler), config.batch, total, config.seed)
+
+    def _train(self, group: str, data: dict[str, TaskData], encoder: Encoder, examples: Mapping[str, int]) -> dict[str, Any]:
+        """Train one model, test it, and write its bundle."""
+        if not self._strategy.trains:
+            return {"tasks": {}}
+        config, folder = self.config, self.folder / "models" / _folder_name(group)
+        kinds = {name: task.kind for name, task in data.items()}
+        model = MultiTaskModel(encoder, kinds, lambda name: seed_of(config.seed, "head", name)).to(_device(config.device))
+        strategy: Strategy = self.build("strategy", config.strategy)
+        losses = [TaskLoss(name, kind.task.weight, kind.likelihood_factor) for name, kind in kinds.items()]
+        strategy.setup(losses, self.build)
+        total = sum(examples[name] for name in data)
+        sampler = self.build("sampler", config.sampler)
+        with self.display.training(group, total) as bar:
+            watcher = _Watcher(self, bar)
+            progress = Trainer(model, data, strategy, sampler, total, config, folder, watcher).train()
+        self.display.say(f"testing {group}")
+        size = config.batch.evaluation_size
+        tests = {name: evaluate(model, task, "test", size=size) for name, task in data.items()}
+        brought = {kind.task.kind: self.plugins.kinds.origin(kind.task.kind) for kind in kinds.values()}
+        Bundle(model, config.encoder, brought).save(folder)
+        for leftover in [*(folder / "checkpoints").glob("*"), folder / "best.safetensors"]:
+            leftover.unlink(missing_ok=True)
+        best = {"steps": progress.step, "examples": progress.examples, "best_step": progress.best_step or progress.step}
+        return {"tasks": tests} | best | {"stopped_early": progress.stopped}
+
+    def _transfer(self, encoder: Encoder, targets: Sequence[TaskData]) -> dict[str, dict[str, list[float]]]:
+        """Measure few-shot transfer of the encoder as it is now: target → shots → figure of each draw."""
+        config = self.config.targets
+        if config is None:
+            return {}
+        size = self.config.batch.evaluation_size
+        figures: dict[str, dict[str, list[float]]] = {}
+        for target in targets:
+            self.display.say(f"transfer to {target.name}")
+            figures[target.name] = {
+                str(shots): few_shot(
+                    encoder,
+                    target,
+                    self.build("adaptation", config.adaptation),
+                    shots=shots,
+                    draws=config.draws,
+                    seed=self.config.seed,
+                    size=size,
+                )
+                for shots in config.shots
+            }
+        return figures
+
+    def _results(self, data: Mapping[str, TaskData], groups: Mapping[str, Any], examples: Mapping[str, int]) -> dict[str, Any]:
+        tests = {name: values for group in groups.values() for name, values in group["tasks"].items()}
+        tasks = {}
+        trivial = {name: evaluate_trivial(task, "test") for name, task in data.items() if name in tests}
+        shown = [task for name, task in data.items() if name in tests]
+        tests = {name: {key: _number(value) for key, value in values.items()} for name, values in tests.items()}
+        skills = skill_of(shown, tests, trivial)
+        for task in shown:
+            metric = task.kind.primary_metric
+            tasks[task.name] = {
+                "kind": task.kind.task.kind,
+                "metric": metric.name,
+                "higher_is_better": metric.higher_is_better,
+                "value": tests[task.name][metric.name],
+                "trivial": trivial[task.name][metric.name],
+                "skill": skills[task.name],
+                "rows": {split: len(features) for split, features in task.splits.items()},
+                "examples_seen": examples[task.name],
+                "test": tests[task.name],
+            }
+        models = {
+            name: {key: group[key] for key in ("steps", "examples", "best_step", "stopped_early") if key in group}
+            for name, group in groups.items()
+        }
+        return {
+            "version": RESULTS_VERSION,
+            "experiment": self.config.name,
+            "hash": self.config.hash,
+            "strategy": self.config.strategy.name,
+            "seed": self.config.seed,
+            "tasks": tasks,
+            "models": models,
+            "targets": {name: group["targets"] for name, group in groups.items()} if self.config.targets else {},
+        }
+
+    def _describe(self) -> None:
+        """Write down what is run and where, before it begins."""
+        plain = self.config.model_dump(mode="json", exclude={"compare"})
+        write_text(self.folder / "config.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+        plugins = {info.name: info.distribution for info in self.plugins.infos.values() if not info.failure}
+        write_json(self.folder / "environment.json", _environment() | {"plugins": plugins})
+
+    def _check_fingerprints(self, data: Mapping[str, TaskData]) -> None:
+        """Write the fingerprints of the data down, or compare them with those of the first start."""
+        found = {
+            name: {
+                split: {"source": features.rows.source, "rows": len(features), "fingerprint": features.rows.fingerprint}
+                for split, features in task.splits.items()
+            }
+            for name, task in data.items()
+        }
+        path = self.folder / "data.json"
+        if path.is_file():
+            before = read_json(path, CheckpointError)
+            for name, splits in found.items():
+                for split, about in splits.items():
+                    if before.get(name, {}).get(split, about)["fingerprint"] != about["fingerprint"]:
+                        raise DataError(
+                            f"Task {name!r}: {about['source']} has changed since this run was started. Remove {self.folder} to "
+                            "start again, or give the experiment another name."
+                        )
+        write_json(path, found)
+
+
+class _Watcher:
+    """Passes a training's progress on to plugins and to the display."""
+
+    def __init__(self, run: Run, bar: Any) -> None:
+        self._run, self._bar = run, bar
+
+    def batch_ready(self, draw: Draw) -> None:
+        for batch in draw:
+            self._run.plugins.call("mtl_batch_ready", run=self._run, batch=batch)
+
+    def step_end(self, step: int, examples: int, report: StepReport) -> None:
+        self._bar.update(examples, report.losses)
+        self._run.plugins.call("mtl_step_end", run=self._run, group=self._run.group, step=step, report=report)
+
+    def evaluation_end(self, step: int, metrics: Mapping[str, Mapping[str, Any]]) -> None:
+        self._run.plugins.call("mtl_evaluation_end", run=self._run, group=self._run.group, step=step, metrics=metrics)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"device: {name!r} is not there: {str(error).splitlines()[0]} Use auto or cpu.") from error
+    return device
+
+
+def _number(value: Any) -> Any:
+    """Take JSON's null for an undefined figure back as NaN."""
+    return float("nan") if value is None else value
+
+
+def _folder_name(group: str) -> str:
+    return group.replace("/", ".")
+
+
+def _timing(started: float) -> dict[str, Any]:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"seconds_of_last_start": round(time.monotonic() - started, 1), "peak_memory_bytes": peak * unit}
+
+
+def _environment() -> dict[str, Any]:
+    import datasets
+    import numpy
+    import sklearn
+    import transformers
+
+    modules = (torch, transformers, datasets, sklearn, numpy)
+    return {
+        "mtl": mtl.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "packages": {module.__name__: module.__version__ for module in modules},
+    }
+
+
+__all__ = ["RESULTS_VERSION", "Display", "MTLError", "Run"]

@@ -1,0 +1,1 @@
+"""The one loop, what it draws, and how it survives being killed."""

@@ -1,0 +1,259 @@
+"""The one training loop, for every strategy."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from mtl.config import ExperimentConfig, OptimizerConfig
+from mtl.data.batches import collate
+from mtl.errors import TrainingError
+from mtl.files import to_json_line
+from mtl.model.inference import TaskData, device_of, evaluate, evaluate_trivial, skill_of
+from mtl.model.multitask import MultiTaskModel
+from mtl.training.checkpoint import load_checkpoint, load_state, save_checkpoint, save_state
+from mtl.training.sampler import Sampler
+from mtl.training.schedule import Schedule, seed_of
+from mtl.training.strategy import Draw, StepReport, Strategy
+
+_LOG = logging.getLogger(__name__)
+#: Steps whose losses are kept as tensors before they are written, so that a GPU is not waited for.
+_LOG_EVERY_STEPS = 20
+
+
+class Watcher(Protocol):
+    """What is told of a training's progress."""
+
+    def batch_ready(self, draw: Draw) -> None:
+        """A draw is about to be learned from."""
+
+    def step_end(self, step: int, examples: int, report: StepReport) -> None:
+        """A step has been made; ``examples`` have been seen in all."""
+
+    def evaluation_end(self, step: int, metrics: Mapping[str, Mapping[str, Any]]) -> None:
+        """The validation splits have been looked at."""
+
+
+@dataclass
+class Progress:
+    """Everything a training remembers beside tensors; JSON values only."""
+
+    step: int = 0
+    examples: int = 0
+    evaluations: int = 0
+    best_score: float | None = None
+    best_step: int = 0
+    since_best: int = 0
+    stopped: bool = False
+    log_bytes: int = 0
+
+
+def rate_factor(config: OptimizerConfig, progress: float) -> float:
+    """Return what the peak learning rates are multiplied by when ``progress`` of the budget is used."""
+    if progress < config.warmup:
+        return progress / config.warmup
+    rest = (progress - config.warmup) / max(1e-12, 1 - config.warmup)
+    factors = {"linear": 1 - rest, "cosine": 0.5 * (1 + math.cos(math.pi * rest)), "constant": 1.0}
+    return max(0.0, factors[config.schedule])
+
+
+class Trainer:
+    """Trains one model on its tasks, evaluates, keeps the best weights, survives being killed.
+
+    Args:
+        model: The model; its heads are the tasks.
+        data: The tasks.
+        strategy: Turns draws into gradients; set up for these tasks.
+        sampler: Shares the examples among the tasks.
+        examples: The budget.
+        config: The experiment.
+        folder: Where checkpoints and the log go.
+        watcher: Is told of progress.
+    """
+
+    def __init__(
+        self,
+        model: MultiTaskModel,
+        data: Mapping[str, TaskData],
+        strategy: Strategy,
+        sampler: Sampler,
+        examples: int,
+        config: ExperimentConfig,
+        folder: Path,
+        watcher: Watcher,
+    ) -> None:
+        self.model, self.data, self.strategy, self.config, self.watcher = model, data, strategy, config, watcher
+        self.folder, self.log_path = folder, folder / "log.jsonl"
+        self.features = {name: task.splits["train"] for name, task in data.items()}
+        self.kinds = {name: task.kind for name, task in data.items()}
+        self.schedule = Schedule(self.features, sampler, config.batch, examples, config.seed)
+        groups = model.parameter_groups(
+            config.optimizer.learning_rate, config.optimizer.head_learning_rate, config.optimizer.weight_decay
+        )
+        if extra := list(strategy.parameters()):
+            groups.append({"params": extra, "lr": config.optimizer.head_learning_rate, "weight_decay": 0.0})
+        self.parameters = [parameter for group in groups for parameter in group["params"]]
+        fused = all(parameter.is_floating_point() for parameter in self.parameters)
+        self.optimizer = torch.optim.AdamW(groups, betas=config.optimizer.betas, fused=fused)
+        self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.progress = Progress()
+        self._reports: list[tuple[int, int, float, torch.Tensor | None, StepReport]] = []
+        self._trivial = {name: evaluate_trivial(task, "validation") for name, task in data.items()}
+
+    def train(self) -> Progress:
+        """Train to the end of the budget, from the last checkpoint if there is one, and load the best weights.
+
+        Raises:
+            TrainingError: If a loss or gradient is not finite; the last checkpoint is kept.
+            CheckpointError: If the state cannot be written or read.
+        """
+        self._resume()
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        saved_at = time.monotonic()
+        progress = self.progress
+        for draw in self._draws():
+            self._step(draw)
+            if self._evaluation_is_due():
+                self._evaluate()
+            if time.monotonic() - saved_at >= self.config.checkpoint.every_seconds:
+                self._save()
+                saved_at = time.monotonic()
+            if progress.stopped:
+                _LOG.info("stopped early after %d evaluations without a better one", progress.since_best)
+                break
+        self._write_log()
+        if progress.best_score is not None:
+            self.model.load_state_dict(load_state(self.folder / "best.safetensors")["model"])
+        return progress
+
+    def _draws(self) -> Iterator[Draw]:
+        device = device_of(self.model)
+        while not self.progress.stopped:
+            rows = list(islice(self.schedule, self.config.batch.accumulate))
+            if not rows:
+                return
+            yield [collate(batch, self.features, self.kinds).to(device) for batch in rows]
+
+    def _step(self, draw: Draw) -> None:
+        progress, config = self.progress, self.config.optimizer
+        self.watcher.batch_ready(draw)
+        seen = sum(batch.rows for batch in draw)
+        # The rate of a step is that of its middle, so that neither the first nor the last is 0.
+        factor = rate_factor(config, (progress.examples + seen / 2) / self.schedule.examples)
+        for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
+            group["lr"] = peak * factor
+        report = self.strategy.fill_gradients(self.model, draw)
+        norm = None
+        if config.clip is not None:
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        progress.step += 1
+        progress.examples += seen
+        self.strategy.end_step(report, progress.examples / self.schedule.examples)
+        self._reports.append((progress.step, progress.examples, factor, norm, report))
+        if len(self._reports) >= _LOG_EVERY_STEPS:
+            self._write_log()
+        self.watcher.step_end(progress.step, progress.examples, report)
+
+    def _evaluation_is_due(self) -> bool:
+        times = self.config.evaluation.times
+        return times > 0 and self.progress.examples * times >= (self.progress.evaluations + 1) * self.schedule.examples
+
+    def _evaluate(self) -> None:
+        progress, config = self.progress, self.config.evaluation
+        self._write_log()
+        size = self.config.batch.evaluation_size
+        metrics = {name: evaluate(self.model, task, "validation", size=size) for name, task in self.data.items()}
+        skills = skill_of(list(self.data.values()), metrics, self._trivial)
+        score = aggregate(skills, config.aggregate)
+        progress.evaluations = int(progress.examples * config.times / self.schedule.examples)
+        progress.since_best += 1
+        if progress.best_score is None or score > progress.best_score:
+            progress.best_score, progress.best_step, progress.since_best = score, progress.step, 0
+            save_state(self.folder / "best.safetensors", {"model": self.model.state_dict(), "step": progress.step})
+        progress.stopped = config.patience is not None and progress.since_best >= config.patience
+        scalars = {
+            name: {key: value for key, value in values.items() if isinstance(value, float)} for name, values in metrics.items()
+        }
+        self._append_log(
+            [{"step": progress.step, "examples": progress.examples, "validation": scalars, "skill": skills, "score": score}]
+        )
+        self.watcher.evaluation_end(progress.step, metrics)
+
+    def _write_log(self) -> None:
+        lines = []
+        for step, examples, factor, norm, report in self._reports:
+            losses = {name: float(loss) for name, loss in report.losses.items()}
+            for name, loss in losses.items():
+                if not math.isfinite(loss):
+                    raise TrainingError(
+                        f"The loss of task {name!r} is {loss} at step {step}. Lower optimizer.learning_rate, or look at the "
+                        "task's targets. The last checkpoint before it is kept."
+                    )
+            line = {"step": step, "examples": examples, "rate": factor, "loss": losses, "weight": report.weights}
+            lines.append(line | ({} if norm is None else {"gradient_norm": float(norm)}))
+        self._reports.clear()
+        self._append_log(lines)
+
+    def _append_log(self, lines: list[dict[str, Any]]) -> None:
+        if lines:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self.log_path.open("ab") as stream:
+                stream.write("".join(f"{to_json_line(line)}\n" for line in lines).encode())
+                self.progress.log_bytes = stream.tell()
+
+    def _save(self) -> None:
+        self._write_log()
+        state = {
+            "progress": vars(self.progress),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "strategy": self.strategy.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+        save_checkpoint(self.folder / "checkpoints", self.progress.step, state)
+
+    def _resume(self) -> None:
+        state = load_checkpoint(self.folder / "checkpoints")
+        if state is None:
+            self.log_path.unlink(missing_ok=True)
+            torch.manual_seed(seed_of(self.config.seed, "dropout"))
+            return
+        self.progress = Progress(**state["progress"])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.strategy.load_state_dict(state["strategy"])
+        self.schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"]:
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        if self.log_path.exists():  # lines after the checkpoint will be written again
+            with self.log_path.open("r+b") as stream:
+                stream.truncate(self.progress.log_bytes)
+        _LOG.info("going on from step %d", self.progress.step)
+
+
+_AGGREGATES: dict[str, Callable[[list[float]], float]] = {
+    "mean": lambda skills: sum(skills) / len(skills),
+    "worst": min,
+}
+
+
+def aggregate(skills: Mapping[str, float], how: str) -> float:
+    """Make one figure of the tasks' skills: their ``mean``, the ``worst``, or that of one task by name.
+
+    A task name that this model does not train, as in single-task training, gives the mean.
+    """
+    return skills[how] if how in skills else _AGGREGATES.get(how, _AGGREGATES["mean"])(list(skills.values()))

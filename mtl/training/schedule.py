@@ -1,0 +1,171 @@
+"""Which rows make up which batch: sampled over tasks, bucketed by length, reproducible from any point."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mtl.config import BatchConfig
+from mtl.data.batches import cut
+from mtl.data.features import Features
+from mtl.metrics import Array
+from mtl.training.sampler import Sampler
+
+#: The rows of one batch: task name → row ids.
+BatchRows = Mapping[str, Sequence[int]]
+#: Batches that are drawn, sorted by length and shuffled together.
+_CHUNK_BATCHES = 128
+
+
+def seed_of(*parts: object) -> int:
+    """Return a 63-bit seed that depends on every part, the same in every process."""
+    import hashlib
+
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
+
+
+class _Stream:
+    """Rows in random order, pass after pass. Depends on the seed and the rows alone, not on the task's company.
+
+    Tasks that read the same rows go through them in the same order, so that in mixed batches one encoder pass
+    over a text serves them all.
+    """
+
+    def __init__(self, rows: str, size: int, seed: int) -> None:
+        self._rows, self._size, self._seed = rows, size, seed
+        self.position = 0
+        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+
+    def take(self, count: int) -> Array:
+        parts = []
+        while count:
+            epoch, offset = divmod(self.position, self._size)
+            if epoch != self._epoch:
+                rng = np.random.default_rng(seed_of(self._seed, self._rows, epoch))
+                self._epoch, self._order = epoch, rng.permutation(self._size)
+            part = self._order[offset : offset + count]
+            parts.append(part)
+            self.position += len(part)
+            count -= len(part)
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a chunk starts: enough to draw it again."""
+
+    rng: dict[str, Any]
+    positions: dict[str, int]
+    drawn: int
+
+
+class Schedule:
+    """An iterator of :data:`BatchRows` that ends when the budget of examples is used.
+
+    A chunk of rows is drawn task by task as the sampler says, sorted by length inside each task (or
+    across tasks for mixed batches), cut into batches and shuffled, so that batches are of even length and
+    their order is not.
+
+    Args:
+        features: Training rows of each task.
+        sampler: Gives the share of each task at any point of the training.
+        batch: Size, token budget and whether a batch may hold several tasks.
+        examples: How many rows are drawn in all.
+        seed: Of everything random here.
+    """
+
+    def __init__(self, features: Mapping[str, Features], sampler: Sampler, batch: BatchConfig, examples: int, seed: int) -> None:
+        self._tasks = sorted(features)
+        self._lengths = {task: split.lengths for task, split in features.items()}
+        self._sizes = {task: len(features[task]) for task in self._tasks}
+        self._sampler, self._batch, self.examples, self._seed = sampler, batch, examples, seed
+        self._rng = np.random.default_rng(seed_of(seed, "schedule"))
+        self._streams = {task: _Stream(features[task].rows.fingerprint, self._sizes[task], seed) for task in self._tasks}
+        self._drawn = 0
+        self._place = self._here()
+        self._pending: list[BatchRows] = []
+        self._taken = 0
+
+    def __iter__(self) -> Iterator[BatchRows]:
+        return self
+
+    def __next__(self) -> BatchRows:
+        if self._taken == len(self._pending):
+            if self._drawn >= self.examples:
+                raise StopIteration
+            self._place = self._here()
+            self._pending, self._taken = self._draw_chunk(), 0
+        self._taken += 1
+        return self._pending[self._taken - 1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return JSON values from which :meth:`load_state_dict` goes on with the next batch."""
+        place = self._place
+        return {"rng": place.rng, "positions": place.positions, "drawn": place.drawn, "taken": self._taken}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to where :meth:`state_dict` was called."""
+        self._rng.bit_generator.state = state["rng"]
+        for task, position in state["positions"].items():
+            self._streams[task].position = position
+        self._drawn = state["drawn"]
+        self._place = self._here()
+        self._pending, self._taken = self._draw_chunk(), state["taken"]
+
+    def _here(self) -> _Place:
+        positions = {task: stream.position for task, stream in self._streams.items()}
+        return _Place(dict(self._rng.bit_generator.state), positions, self._drawn)
+
+    def _draw_chunk(self) -> list[BatchRows]:
+        wanted = min(_CHUNK_BATCHES * self._batch.size, self.examples - self._drawn)
+        shares = self._sampler.shares(self._sizes, self._drawn / self.examples)
+        probabilities = np.array([shares[task] for task in self._tasks])
+        counts = self._count_rows(wanted, probabilities / probabilities.sum())
+        self._drawn += wanted
+        drawn = {task: self._streams[task].take(count) for task, count in zip(self._tasks, counts, strict=True) if count}
+        batches = self._mixed(drawn) if self._batch.mixed else self._homogeneous(drawn)
+        self._rng.shuffle(batches)
+        return batches
+
+    def _count_rows(self, wanted: int, probabilities: Array) -> list[int]:
+        """Deal ``wanted`` rows out: a multinomial draw of rows, or of whole batches where batches hold one task."""
+        unit = 1 if self._batch.mixed else self._batch.size
+        counts = self._rng.multinomial(wanted // unit, probabilities) * unit
+        counts[self._rng.choice(len(probabilities), p=probabilities)] += wanted % unit
+        return [int(count) for count in counts]
+
+    def _homogeneous(self, drawn: Mapping[str, Array]) -> list[BatchRows]:
+        batches: list[BatchRows] = []
+        for task, rows in drawn.items():
+            lengths = self._lengths[task]
+            order = rows[np.argsort(lengths[rows], kind="stable")].tolist()
+            batches += [{task: batch} for batch in self._cut(order, lengths)]
+        return batches
+
+    def _mixed(self, drawn: Mapping[str, Array]) -> list[BatchRows]:
+        pairs = [(task, int(row)) for task, rows in drawn.items() for row in rows]
+        lengths = np.array([self._lengths[task][row] for task, row in pairs])
+        order = np.lexsort((self._rng.permutation(len(pairs)), lengths)).tolist()
+        batches: list[BatchRows] = []
+        for batch in self._cut(order, lengths):
+            rows: dict[str, list[int]] = {}
+            for task, row in sorted(pairs[position] for position in batch):
+                rows.setdefault(task, []).append(row)
+            batches.append(rows)
+        return batches
+
+    def _cut(self, order: Sequence[int], lengths: Array) -> Iterator[list[int]]:
+        return cut(order, lengths, size=self._batch.size, max_tokens=self._batch.max_tokens)
+
+
+def plan(features: Mapping[str, Features], sampler: Sampler, batch: BatchConfig, examples: int, seed: int) -> dict[str, int]:
+    """Return how many examples of each task a joint training would see; single-task training gets the same."""
+    counts: Counter[str] = Counter(dict.fromkeys(features, 0))
+    for rows in Schedule(features, sampler, batch, examples, seed):
+        for task, ids in rows.items():
+            counts[task] += len(ids)
+    return dict(counts)

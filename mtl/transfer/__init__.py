@@ -1,0 +1,1 @@
+"""Few-shot transfer to tasks that were not trained."""

@@ -1,0 +1,107 @@
+"""Regression: a number for a text or a pair of texts (ratings, similarity)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+import mtl
+from mtl.data.features import Columns, Features, Tokenized
+from mtl.data.rows import Rows
+from mtl.errors import DataError
+from mtl.kind import Batch, Request
+from mtl.metrics import REGRESSION, Array
+from mtl.model.heads import PooledHead
+from mtl_tasks.pairs import PairOptions, pair_requests
+
+
+class RegressionOptions(PairOptions):
+    """Options of regression.
+
+    Args:
+        low: Predictions are not below it.
+        high: Predictions are not above it.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+
+
+class Regression(mtl.TaskKind):
+    """A number, by squared error on targets with mean 0 and variance 1, so that its loss is of the size of others.
+
+    Reads a pair where the task maps ``text_pair``. A unit is a row.
+    """
+
+    roles = {"text": True, "text_pair": False, "label": True}
+    metrics = REGRESSION
+    Options = RegressionOptions
+    likelihood_factor = 0.5
+
+    _mean: float = 0.0
+    _sd: float = 1.0
+
+    @property
+    def _reads_pairs(self) -> bool:
+        return "text_pair" in self.task.columns
+
+    @property
+    def sequences(self) -> int:
+        return 2 if self._reads_pairs and self.options.pairing == "bi" else 1
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return {"mean": self._mean, "sd": self._sd}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self._mean, self._sd = state["mean"], state["sd"]
+
+    def readable(self, columns: Any) -> bool:
+        return super().readable(columns) and (not self._reads_pairs or "text_pair" in columns)
+
+    def fit(self, rows: Rows) -> None:
+        values = self._read(rows)
+        self._mean, self._sd = float(values.mean()), float(values.std())
+        if self._sd == 0:
+            raise DataError(f"Task {self.task.name!r}: every target of {rows.source} is {self._mean}; there is nothing to learn.")
+
+    def requests(self, rows: Rows) -> list[Request]:
+        if self._reads_pairs:
+            return pair_requests(rows, self.options.pairing, self.task.max_words)
+        return [*rows.texts("text", max_words=self.task.max_words)]
+
+    def targets(self, rows: Rows, tokenized: Tokenized) -> Columns:
+        values = self._read(rows)
+        return {"label": ((values - self._mean) / self._sd).astype(np.float32), "value": values}
+
+    def head(self, hidden: int) -> nn.Module:
+        return PooledHead(hidden, 1, sequences=self.sequences)
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        return nn.functional.mse_loss(outputs.squeeze(-1), batch["label"])
+
+    def gold(self, features: Features) -> list[float]:
+        return [float(value) for value in features.columns["value"]]  # type: ignore[union-attr]
+
+    def decode(self, outputs: Tensor, batch: Batch) -> list[float]:
+        values = outputs.squeeze(-1).double() * self._sd + self._mean
+        return [float(value) for value in values.clamp(self.options.low, self.options.high).tolist()]
+
+    def trivial(self) -> float:
+        return self._mean
+
+    def present(self, answer: Any, scores: Array | None, request: Request, batch: Mapping[str, Array]) -> dict[str, Any]:
+        return {"value": round(answer, 4)}
+
+    def _read(self, rows: Rows) -> Array:
+        for index, value in enumerate(rows["label"]):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                found = "missing" if value is None else f"{value!r:.60} ({type(value).__name__})"
+                raise rows.error(index, f"label is {found}; regression needs a number. Mend or remove the row.")
+            if not math.isfinite(value):
+                raise rows.error(index, f"label is {value}; regression needs a finite number. Mend or remove the row.")
+        return np.asarray(rows["label"], dtype=np.float64)
