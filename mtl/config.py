@@ -9,17 +9,31 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mtl.errors import ConfigError, did_you_mean, explain_validation
+from mtl.files import why_no_file
 from mtl.task import Frozen, Task
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+def _read_name(value: Any) -> Any:
+    """Let a name stand for a mapping with the key ``name``."""
+    if not isinstance(value, str | dict | BaseModel):
+        raise ValueError("must be a name, or a mapping with the key name")
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(r"[^\W_][\w.\-]*", name):
+        raise ValueError("must be letters, digits, '_', '-' and '.' only, as it names a folder")
+    return name
 
 
 class Choice(BaseModel):
@@ -31,7 +45,7 @@ class Choice(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+        return _read_name(value)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -49,6 +63,8 @@ class EncoderConfig(Frozen):
         max_length: The most tokens of a sequence; longer texts are cut and counted.
         freeze: ``none``, ``embeddings``, ``all``, or N for the embeddings and the first N layers.
         attention: The attention path; ``auto`` takes what the strategy needs.
+        precision: ``bf16`` computes the encoder in bfloat16 by autocast, parameters staying float32; ``auto`` does so
+            where the processor has it.
         dropout: Overrides the encoder's own dropout.
     """
 
@@ -58,12 +74,13 @@ class EncoderConfig(Frozen):
     max_length: int = Field(default=128, ge=4, le=100_000)
     freeze: Literal["none", "embeddings", "all"] | Annotated[int, Field(ge=1)] = "none"
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _read(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+        return _read_name(value)
 
 
 class BatchConfig(Frozen):
@@ -85,7 +102,12 @@ class BatchConfig(Frozen):
 
 
 class Budget(Frozen):
-    """How much is learned from: passes over all training rows, or examples a task on average. One of the two."""
+    """How much is learned from. One of the two is given.
+
+    Args:
+        epochs: Passes over the training rows of all tasks together.
+        examples_per_task: Rows learned from, a task on average; the sampler deals them out.
+    """
 
     epochs: Positive | None = None
     examples_per_task: Annotated[int, Field(ge=1)] | None = None
@@ -112,6 +134,7 @@ class OptimizerConfig(Frozen):
         weight_decay: Of matrices; biases and norms are left out.
         warmup: Share of the budget in which rates rise from 0.
         schedule: How rates fall after that.
+        betas: Decay of AdamW's running means of the gradient and of its square.
         clip: Largest norm of the whole gradient; ``null`` for no clipping.
     """
 
@@ -140,7 +163,11 @@ class EvaluationConfig(Frozen):
 
 
 class CheckpointConfig(Frozen):
-    """How often the state of a training is saved. 0 saves after every step."""
+    """How often the state of a training is saved, so that a killed run can go on.
+
+    Args:
+        every_seconds: Time between two checkpoints. 0 saves after every step.
+    """
 
     every_seconds: Annotated[float, Field(ge=0)] = 60.0
 
@@ -167,9 +194,31 @@ def _read_task(value: Any) -> Any:
 
 
 class ExperimentConfig(Frozen):
-    """An experiment as its author writes it. The same values and seed give the same result."""
+    """An experiment as its author writes it. The same values and seed give the same result.
 
-    name: str = Field(default="experiment", pattern=r"^[A-Za-z0-9][\w.\-]*$")
+    Args:
+        name: Names the folder of its runs. Default in a file: the file's name without its ending.
+        plugins: Plugins that are not installed, as ``module``, ``module:object`` or ``file.py``.
+        encoder: The shared encoder; its name alone may stand for it.
+        tasks: The tasks: names that plugins have registered, or declarations.
+        sources: Names of the tasks that are trained. Default: all that are not targets.
+        targets: Few-shot transfer to tasks that are not trained. Default: none is measured.
+        strategy: How the parameters are learned.
+        sampler: How the examples are shared among the tasks.
+        batch: What one optimiser step learns from.
+        budget: How much is learned from.
+        optimizer: The optimiser and its schedule.
+        evaluation: When the validation splits are looked at, and what follows from it.
+        checkpoint: How often the state of a training is saved.
+        compare: Axes: a key, with dots for inner keys, and its values. Every combination is a run.
+        seed: Of everything random.
+        device: ``auto``, ``cpu``, ``cuda``, …; ``auto`` is a GPU where there is one.
+        threads: Threads of PyTorch on the CPU. Default: PyTorch's own choice.
+        output: The folder of all experiments, from where the command is run.
+        base: The folder that relative paths of data and encoder start from. Default in a file: the file's folder.
+    """
+
+    name: Annotated[str, AfterValidator(_check_name)] = "experiment"
     plugins: tuple[str, ...] = ()
     encoder: EncoderConfig
     tasks: tuple[Annotated[Task | str, BeforeValidator(_read_task)], ...] = Field(min_length=1)
@@ -224,16 +273,19 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
     Raises:
         ConfigError: If the file is missing, is not YAML, or a value is not valid.
     """
+    if not path.is_file():
+        raise ConfigError(why_no_file(path))
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: the experiment file cannot be read: {error}") from error
-    try:
-        values = yaml.safe_load(text)
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  # a SafeLoader
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start + 1}. Convert it to UTF-8.") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path}: not valid YAML: {_yaml_fault(error)}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: an experiment is a mapping of keys such as encoder and tasks; found {type(values).__name__}.")
+        found = "an empty file" if values is None else f"a {type(values).__name__}"
+        raise ConfigError(f"{path}: an experiment is a mapping of keys such as encoder and tasks; found {found}.")
     values.setdefault("name", re.sub(r"[^\w.\-]+", "-", path.stem).strip("-") or "experiment")
     values.setdefault("base", str(path.parent.absolute()))
     for override in overrides:
@@ -241,7 +293,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
         if not separator or not key:
             raise ConfigError(f"--set {override!r}: write key=value, for example --set seed=1.")
         try:
-            _assign(values, key, yaml.safe_load(value), f"--set {override!r}")
+            _assign(values, key, yaml.load(value, _Loader), f"--set {override!r}")  # noqa: S506  # a SafeLoader
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override!r}: the value is not valid YAML.") from error
     return validate(_expand(values, str(path)), str(path))
@@ -257,6 +309,24 @@ def validate(values: Any, where: str) -> ExperimentConfig:
         return ExperimentConfig.model_validate(values)
     except ValidationError as error:
         raise explain_validation(error, where, _KEYS) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as `yaml.safe_load` reads it, but a key that is written twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen and not key.tag.endswith(":merge"):
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def _yaml_fault(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return f"{place}{getattr(error, 'problem', None) or ' '.join(str(error).split())}."
 
 
 def _expand(value: Any, where: str) -> Any:
@@ -286,7 +356,9 @@ def _assign(values: dict[str, Any], key: str, value: Any, where: str) -> None:
         if isinstance(inner, str):
             inner = {"name": inner}
         if inner is not None and not isinstance(inner, dict):
-            raise ConfigError(f"{where}: {part!r} is {type(inner).__name__} and has no key {last!r}.")
+            raise ConfigError(
+                f"{where}: there is no key {last!r} in {part!r}, which is {'a list' if isinstance(inner, list) else inner}."
+            )
         place[part] = {} if inner is None else inner
         place = place[part]
     if place is values and last not in ExperimentConfig.model_fields:
@@ -295,14 +367,13 @@ def _assign(values: dict[str, Any], key: str, value: Any, where: str) -> None:
     place[last] = value
 
 
-_MODELS: tuple[type[BaseModel], ...] = (
-    ExperimentConfig,
-    EncoderConfig,
-    BatchConfig,
-    Budget,
-    OptimizerConfig,
-    EvaluationConfig,
-    CheckpointConfig,
-    TargetsConfig,
-)
-_KEYS = {key for model in _MODELS for key in model.model_fields}
+def _keys_of(model: type[BaseModel]) -> list[str]:
+    """Return the keys of an experiment file; those of an inner level with a dot."""
+    keys = []
+    for key, field in model.model_fields.items():
+        inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
+        keys += [key, *(f"{key}.{name}" for kind in inner if issubclass(kind, Frozen) for name in kind.model_fields)]
+    return keys
+
+
+_KEYS = _keys_of(ExperimentConfig)

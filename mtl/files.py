@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mtl.errors import CheckpointError, MTLError
+from mtl.errors import CheckpointError, MTLError, did_you_mean
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
@@ -67,6 +67,16 @@ def read_json(path: Path, error: type[MTLError]) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as cause:
         raise error(f"{path} cannot be read: {cause}") from cause
+
+
+def why_no_file(path: Path) -> str:
+    """Say why ``path`` is not a file: its folder is missing, or it is a folder; and name the nearest file."""
+    if path.is_dir():
+        return f"{path} is a folder, not a file."
+    if not path.parent.is_dir():
+        return f"There is no file {path}: there is no folder {path.parent}."
+    near = did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()])
+    return f"There is no file {path}. {near}".rstrip()
 
 
 @contextmanager

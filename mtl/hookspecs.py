@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mtl.run import Run
     from mtl.task import Task
     from mtl.training.sampler import Sampler
-    from mtl.training.strategy import Strategy, StepReport
+    from mtl.training.strategy import StepReport, Strategy
     from mtl.training.weighting import Weighting
     from mtl.transfer.adaptation import Adaptation
 

@@ -42,6 +42,7 @@ class TaskKind(ABC):
         metrics: What it can be measured by; the first is the default primary metric.
         Options: Its options, as a pydantic model.
         needs_words: Whether it asks where words are in the sequences.
+        has_classes: Whether each row has one of :attr:`labels` as its answer; a few-shot target needs that.
         likelihood_factor: c in the likelihood −log p = c · loss / σ² + log σ: 1 for a softmax, ½ for a
             squared error (Kendall et al. 2018, arXiv:1705.07115, equations 5 and 10).
     """
@@ -51,11 +52,18 @@ class TaskKind(ABC):
     metrics: ClassVar[tuple[Metric, ...]]
     Options: ClassVar[type[Frozen]] = NoOptions
     needs_words: ClassVar[bool] = False
+    has_classes: ClassVar[bool] = False
     likelihood_factor: ClassVar[float] = 1.0
 
     def __init__(self, task: Task, extra_metrics: Sequence[Metric] = ()) -> None:
         self.task = task
         self.all_metrics: dict[str, Metric] = {metric.name: metric for metric in (*self.metrics, *extra_metrics)}
+        for role in task.columns:
+            if role not in self.roles:
+                hint = did_you_mean(role, self.roles) or "Write it as role: column."
+                raise ConfigError(
+                    f"Task {task.name!r}: kind {task.kind!r} has no column role {role!r}. {hint} It has: {', '.join(self.roles)}."
+                )
         try:
             self.options: Any = self.Options.model_validate(task.options)
         except ValidationError as error:
@@ -131,7 +139,7 @@ class TaskKind(ABC):
 
     @abstractmethod
     def trivial(self) -> Any:
-        """Return the answer that is best without looking at the text: the majority class, the mean, …"""
+        """Return the answer that is best without looking at the text, such as the majority class or the mean."""
 
     def scores(self, outputs: Tensor) -> Tensor | None:
         """Return probabilities of the labels, ``[batch, labels]``, where the kind has them."""

@@ -74,6 +74,8 @@ class Metric:
 
 
 def sklearn_metric(name: str, **options: Any) -> Callable[[Outcome], float]:
+    """Return a metric of ``sklearn.metrics`` as a function of an outcome."""
+
     def compute(outcome: Outcome) -> float:
         import sklearn.metrics
 

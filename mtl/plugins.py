@@ -15,7 +15,8 @@ from typing import Any
 import pluggy
 
 from mtl import hookspecs
-from mtl.errors import DuplicateNameError, MTLError, PluginError, UnknownNameError
+from mtl.errors import DuplicateNameError, MTLError, PluginError, did_you_mean
+from mtl.files import why_no_file
 from mtl.metrics import Metric
 from mtl.registry import Registry, must_subclass
 from mtl.task import Task
@@ -23,6 +24,7 @@ from mtl.task import Task
 #: The plugins that come with mtl. They use what any plugin may use.
 BUNDLED = ("mtl_tasks", "mtl_plugins")
 ENTRY_POINT_GROUP = "mtl"
+_HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("mtl_"))
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,28 @@ class Plugins:
         registered = [self.metrics.get(name) for name in self.metrics]
         return [metric for metric, kinds in registered if kind in kinds]
 
+    def registered_by(self, info: PluginInfo) -> dict[str, list[str]]:
+        """Return the names that a plugin has registered, by sort."""
+        registries = (*self._registries().values(), self.tasks, self.metrics)
+        found = {registry.what: [name for name in registry if registry.origin(name) == str(info)] for registry in registries}
+        return {what: names for what, names in found.items() if names}
+
+    def locate_encoder(self, name: str) -> Path:
+        """Return the folder of a registered encoder.
+
+        Raises:
+            UnknownNameError: If nothing is registered under the name.
+            PluginError: If the plugin's function raises.
+        """
+        locate = self.encoders.get(name)
+        try:
+            return Path(locate())
+        except MTLError:
+            raise
+        except Exception as error:
+            origin = self.encoders.origin(name)
+            raise PluginError(f"Plugin {origin} cannot locate its encoder {name!r}: {type(error).__name__}: {error}") from error
+
     def call(self, hook: str, **arguments: Any) -> None:
         """Call a life-cycle hook of every plugin.
 
@@ -123,15 +147,22 @@ class Plugins:
         if name in self.infos:
             raise PluginError(
                 f"Two plugins are called {name!r}: one from {self.infos[name].distribution}, one from {distribution}. "
-                "Rename one of the two, or uninstall one."
+                "Rename one of the two, or leave one out."
             )
         info = PluginInfo(name, distribution)
         self.infos[name] = info
         try:
             plugin = load()
             self.manager.register(plugin, name)
-            self.manager.check_pending()
             callers = self.manager.get_hookcallers(plugin) or []
+            for caller in callers:
+                if not caller.has_spec():
+                    near = did_you_mean(caller.name, _HOOKS)
+                    raise PluginError(
+                        f"there is no hook {caller.name!r}. {near} There are: {', '.join(_HOOKS)}".replace("  ", " ")
+                    )
+            if not callers:
+                raise PluginError("it implements no hook. Mark its functions, whose names begin with mtl_, with @mtl.hookimpl")
             self.infos[name] = PluginInfo(name, distribution, tuple(sorted(caller.name for caller in callers)))
             self._register(name, plugin)
         except DuplicateNameError:
@@ -188,11 +219,12 @@ def load_plugins(extra: Sequence[str] = ()) -> Plugins:
         plugins.add(name, "bundled with mtl", lambda name=name: import_module(name))  # type: ignore[misc]
     for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
         plugins.add(point.name, _distribution(point), point.load)
-    named = [name for name in os.environ.get("MTL_PLUGINS", "").split(",") if name.strip()]
+    named = [name.strip() for name in os.environ.get("MTL_PLUGINS", "").split(",") if name.strip()]
     for reference in dict.fromkeys([*named, *extra]):
         plugins.add(reference, "named by the user", lambda reference=reference: _load(reference))  # type: ignore[misc]
         if failure := plugins.infos[reference].failure:
-            raise PluginError(f"Plugin {reference!r} cannot be loaded: {failure}")
+            end = "" if failure.endswith((".", "?")) else "."
+            raise PluginError(f"Plugin {reference!r} cannot be loaded: {failure}{end}")
     return plugins
 
 
@@ -203,10 +235,14 @@ def _distribution(point: EntryPoint) -> str:
 def _load(reference: str) -> Any:
     """Import ``module``, ``module:object`` or ``path/to/file.py[:object]``."""
     target, _, attribute = reference.strip().partition(":")
+    if not target:
+        raise PluginError("write module, module:object or file.py:object.")
+    path: Path | None = None
     if target.endswith(".py"):
-        path = Path(target).absolute()
+        path = Path(target).resolve()
         if not path.is_file():
-            raise PluginError(f"there is no file {path}")
+            why = why_no_file(path)
+            raise PluginError(why[0].lower() + why[1:])
         sys.path.insert(0, str(path.parent))
         target = path.stem
     else:
@@ -215,16 +251,17 @@ def _load(reference: str) -> Any:
         thing: Any = import_module(target)
     finally:
         sys.path.pop(0)
+    if path is not None and (found := Path(getattr(thing, "__file__", None) or "").resolve()) != path:
+        raise PluginError(f"there is already a module called {target!r}, from {found}. Rename the file {path}")
     for part in filter(None, attribute.split(".")):
         if not hasattr(thing, part):
-            names = [name for name in vars(thing) if not name.startswith("_")]
-            raise UnknownNameError(f"attribute of {target}", part, names)
+            near = did_you_mean(part, [name for name in vars(thing) if not name.startswith("_")])
+            raise PluginError(f"{target} has no {part!r}. {near}".rstrip())
         thing = getattr(thing, part)
     return thing
 
 
 def _hook_in(error: BaseException) -> str:
     """Return the name of the hook that was running when ``error`` was raised."""
-    hooks = [name for name in vars(hookspecs) if name.startswith("mtl_")]
     names = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return next((name for name in names if name in hooks), "")
+    return next((name for name in names if name in _HOOKS), "")

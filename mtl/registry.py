@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
-from mtl.errors import DuplicateNameError, PluginError, UnknownNameError
+from mtl.errors import DuplicateNameError, MTLError, PluginError, UnknownNameError
 
 
 class Registry:
@@ -74,11 +74,10 @@ def _import(reference: str, what: str) -> Any:
     module, _, attribute = reference.partition(":")
     try:
         return getattr(import_module(module), attribute)
-    except MissingModule as error:
-        raise PluginError(f"The {what} could not be imported from {reference!r}: {error}") from error
-
-
-MissingModule = (ImportError, AttributeError)
+    except MTLError:
+        raise
+    except Exception as error:  # a plugin's module may raise anything
+        raise PluginError(f"The {what} could not be imported from {reference!r}: {type(error).__name__}: {error}") from error
 
 
 def must_subclass(base: Callable[[], type]) -> Callable[[str, Any], str | None]:
@@ -90,8 +89,10 @@ def must_subclass(base: Callable[[], type]) -> Callable[[str, Any], str | None]:
     def check(name: str, thing: Any) -> str | None:
         wanted = base()
         if not (isinstance(thing, type) and issubclass(thing, wanted)):
-            return f"{thing!r} is not a subclass of {wanted.__module__}.{wanted.__qualname__}"
-        if missing := sorted(getattr(thing, "__abstractmethods__", ())):
+            found = thing.__qualname__ if isinstance(thing, type) else repr(thing)
+            return f"{found} is not a subclass of {wanted.__module__}.{wanted.__qualname__}"
+        attributes = {name for name in wanted.__annotations__ if not hasattr(thing, name)}
+        if missing := sorted({*getattr(thing, "__abstractmethods__", ()), *attributes}):
             return f"{thing.__qualname__} does not define {', '.join(missing)}"
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import platform
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,19 +24,21 @@ from mtl.config import ExperimentConfig
 from mtl.data.features import Tokenizer, default_cache, featurize
 from mtl.data.sources import load_splits
 from mtl.errors import CheckpointError, ConfigError, DataError, MTLError, UnknownNameError
-from mtl.files import locked, read_json, write_json, write_text
+from mtl.files import locked, read_json, to_json, write_json, write_text
 from mtl.kind import TaskKind
 from mtl.model.bundle import Bundle
-from mtl.model.encoder import Encoder, load_encoder
+from mtl.model.encoder import Encoder, find_device, load_encoder
 from mtl.model.inference import TaskData, evaluate, evaluate_trivial, skill_of
 from mtl.model.multitask import MultiTaskModel
 from mtl.plugins import Plugins
+from mtl.report.write import write_report
+from mtl.seeds import seed_of
 from mtl.task import SPLITS, Task
 from mtl.training.loop import Trainer
-from mtl.training.schedule import plan, seed_of
+from mtl.training.schedule import plan
 from mtl.training.strategy import Draw, StepReport, Strategy
 from mtl.training.weighting import TaskLoss
-from mtl.transfer.adaptation import few_shot
+from mtl.transfer.adaptation import check_shots, few_shot
 
 _LOG = logging.getLogger(__name__)
 RESULTS_VERSION = 1
@@ -79,10 +83,16 @@ class Run:
         for task in (*sources, *targets):
             kind = self._kind(task)
             _ = kind.primary_metric
+            if task in targets and not kind.has_classes:
+                raise ConfigError(
+                    f"targets: task {task.name!r} is of kind {task.kind!r}, which has no classes to draw shots of. "
+                    "Take a task with one label a row, for example of kind 'classification'."
+                )
         self._strategy.setup([TaskLoss(task.name, task.weight, 1.0) for task in sources], self.build)
         self.build("sampler", self.config.sampler)
         if self.config.targets:
             self.build("adaptation", self.config.targets.adaptation)
+        find_device(self.config.device)
         how = self.config.evaluation.aggregate
         names = [task.name for task in sources]
         if how not in ("mean", "worst", *names):
@@ -99,14 +109,18 @@ class Run:
             if finished.is_file():
                 results: dict[str, Any] = read_json(finished, CheckpointError)
                 if results.get("version") != RESULTS_VERSION:
+                    found = results.get("version")
                     raise CheckpointError(
-                        f"{finished} is of version {results.get('version')!r}, this is {RESULTS_VERSION}. Use another output folder."
+                        f"{finished} is of version {found!r}; this mtl writes {RESULTS_VERSION}. Use another output folder."
                     )
                 return results
             try:
                 return self._execute()
             except BaseException as error:
-                self.plugins.call("mtl_run_failed", run=self, error=error)
+                try:
+                    self.plugins.call("mtl_run_failed", run=self, error=error)
+                except MTLError as second:
+                    _LOG.warning("%s", second)  # what stopped the run is the news
                 raise
 
     def _execute(self) -> dict[str, Any]:
@@ -122,25 +136,28 @@ class Run:
         self.display.say(f"reading {len(sources) + len(targets)} tasks")
         encoder = self._load_encoder()
         data = {task.name: self._load(task, encoder.tokenizer) for task in (*sources, *targets)}
+        for target in targets:
+            check_shots(data[target.name], config.targets.shots if config.targets else ())
         self._check_fingerprints(data)
         trained = {task.name: data[task.name] for task in sources}
         examples = self._plan(trained)
         groups: dict[str, Any] = {}
         for group, names in self._strategy.groups(list(trained)).items():
-            done = self.folder / "models" / _folder_name(group) / "result.json"
+            folder = self.folder / "models" / _folder_name(group)
+            done = folder / "result.json"
             if not done.is_file():
                 self.group = group
                 fresh = self._load_encoder() if groups else encoder
                 result = self._train(group, {name: data[name] for name in names}, fresh, examples)
                 result["targets"] = self._transfer(fresh, [data[task.name] for task in targets])
                 write_json(done, result)
+            for leftover in [*(folder / "checkpoints").glob("*"), folder / "best.safetensors"]:
+                leftover.unlink(missing_ok=True)  # not before the result is there: a kill would cost the whole training
             groups[group] = read_json(done, CheckpointError)
-        results = self._results(trained, groups, examples)
+        results: dict[str, Any] = json.loads(to_json(self._results(trained, groups, examples)))
         write_json(self.folder / "timing.json", _timing(started))
-        write_json(self.folder / "results.json", results)
-        from mtl.report.write import write_report
-
         write_report(self.folder, results)
+        write_json(self.folder / "results.json", results)  # last: it says that the run is finished
         self.plugins.call("mtl_run_end", run=self, results=results)
         return results
 
@@ -154,18 +171,28 @@ class Run:
                 raise ConfigError(f"tasks: {task.name!r} is listed twice.")
             listed[task.name] = task
         names = config.targets.tasks if config.targets else ()
+        for key, chosen in (("sources", config.sources or ()), ("targets", names)):
+            if twice := sorted({name for name in chosen if chosen.count(name) > 1}):
+                raise ConfigError(f"{key}: task {twice[0]!r} is listed twice.")
+        for name in names:
+            if name not in listed and name not in self.plugins.tasks:
+                raise UnknownNameError("target task", name, [*listed, *self.plugins.tasks], hint=self.plugins.tasks.hint)
         targets = [listed[name] if name in listed else self.plugins.tasks.get(name) for name in names]
         for name in config.sources or ():
             if name not in listed:
                 raise UnknownNameError("source task", name, listed)
+            if name in names:
+                raise ConfigError(f"Task {name!r} is among the sources and the targets; a target is not trained. Remove one.")
         sources = [listed[name] for name in config.sources or listed if name not in names]
         if not sources and self._strategy.trains:
             raise ConfigError(
                 f"There is no task to train: of {', '.join(listed)} all are targets. List source tasks under 'tasks'."
             )
-        both = sorted(set(config.sources or ()) & set(names))
-        if both:
-            raise ConfigError(f"Task {both[0]!r} is among the sources and the targets; a target is not trained.")
+        if not targets and not self._strategy.trains:
+            raise ConfigError(
+                f"Strategy {config.strategy.name!r} trains nothing, and there are no targets: nothing is to be done. "
+                "Name target tasks under 'targets'."
+            )
         return sources, targets
 
     def _kind(self, task: Task) -> TaskKind:
@@ -186,15 +213,16 @@ class Run:
         config = self.config.encoder
         place: str | Path = config.name
         if config.name in self.plugins.encoders:
-            place = self.plugins.encoders.get(config.name)()
+            place = self.plugins.locate_encoder(config.name)
         elif (local := (self.config.base / config.name).expanduser()).is_dir():
             place = local
         attention = config.attention
         if attention == "auto":
             attention = "eager" if self._strategy.second_order else "sdpa"
-        encoder = load_encoder(config, place, attention=attention, cache=default_cache())
+        known = list(self.plugins.encoders)
+        encoder = load_encoder(config, place, attention=attention, cache=default_cache(), known=known)
         self.plugins.call("mtl_encoder_loaded", run=self, encoder=encoder)
-        return encoder.to(_device(self.config.device))
+        return encoder.to(find_device(self.config.device))
 
     def _plan(self, trained: Mapping[str, TaskData]) -> dict[str, int]:
         """Deal the budget out over the tasks; every strategy gets the same."""
@@ -211,7 +239,7 @@ class Run:
             return {"tasks": {}}
         config, folder = self.config, self.folder / "models" / _folder_name(group)
         kinds = {name: task.kind for name, task in data.items()}
-        model = MultiTaskModel(encoder, kinds, lambda name: seed_of(config.seed, "head", name)).to(_device(config.device))
+        model = MultiTaskModel(encoder, kinds, lambda name: seed_of(config.seed, "head", name)).to(find_device(config.device))
         strategy: Strategy = self.build("strategy", config.strategy)
         losses = [TaskLoss(name, kind.task.weight, kind.likelihood_factor) for name, kind in kinds.items()]
         strategy.setup(losses, self.build)
@@ -225,8 +253,6 @@ class Run:
         tests = {name: evaluate(model, task, "test", size=size) for name, task in data.items()}
         brought = {kind.task.kind: self.plugins.kinds.origin(kind.task.kind) for kind in kinds.values()}
         Bundle(model, config.encoder, brought).save(folder)
-        for leftover in [*(folder / "checkpoints").glob("*"), folder / "best.safetensors"]:
-            leftover.unlink(missing_ok=True)
         best = {"steps": progress.step, "examples": progress.examples, "best_step": progress.best_step or progress.step}
         return {"tasks": tests} | best | {"stopped_early": progress.stopped}
 
@@ -335,17 +361,6 @@ class _Watcher:
         self._run.plugins.call("mtl_evaluation_end", run=self._run, group=self._run.group, step=step, metrics=metrics)
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"device: {name!r} is not there: {str(error).splitlines()[0]} Use auto or cpu.") from error
-    return device
-
-
 def _number(value: Any) -> Any:
     """Take JSON's null for an undefined figure back as NaN."""
     return float("nan") if value is None else value
@@ -356,18 +371,18 @@ def _folder_name(group: str) -> str:
 
 
 def _timing(started: float) -> dict[str, Any]:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Return what the last start took; CPU time says more than wall time where others share the machine."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
     unit = 1 if sys.platform == "darwin" else 1024
-    return {"seconds_of_last_start": round(time.monotonic() - started, 1), "peak_memory_bytes": peak * unit}
+    return {
+        "wall_seconds": round(time.monotonic() - started, 1),
+        "process_cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_memory_bytes": usage.ru_maxrss * unit,
+    }
 
 
 def _environment() -> dict[str, Any]:
-    import datasets
-    import numpy
-    import sklearn
-    import transformers
-
-    modules = (torch, transformers, datasets, sklearn, numpy)
+    packages = ("transformers", "datasets", "scikit-learn", "numpy")
     return {
         "mtl": mtl.__version__,
         "python": platform.python_version(),
@@ -375,7 +390,7 @@ def _environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "packages": {module.__name__: module.__version__ for module in modules},
+        "packages": {"torch": torch.__version__, **{name: version(name) for name in packages}},
     }
 
 

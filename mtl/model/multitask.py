@@ -68,5 +68,6 @@ class MultiTaskModel(nn.Module):
 
 
 def _key(task: str) -> str:
-    """Make a task's name a module's: nn.Module reserves the dot."""
-    return task.replace(".", ":")
+    """Make a task's name a module's: nn.Module reserves the dot, and the names of its own attributes (``type``)."""
+    key = task.replace(".", ":")
+    return f"{key}:" if hasattr(nn.ModuleDict, key) or key == "training" else key

@@ -83,7 +83,10 @@ def _flatten(value: Any, path: str, tensors: dict[str, torch.Tensor], seen: dict
         key = (value.data_ptr(), (tuple(value.shape), value.stride(), value.dtype))
         if value.numel() == 0 or key not in seen:
             seen[key] = path
-            tensors[path] = value.detach().cpu().contiguous()
+            kept = value.detach().cpu().contiguous()
+            storage = (kept.untyped_storage().data_ptr(), None)
+            tensors[path] = kept.clone() if storage in seen else kept  # safetensors refuses views of one another
+            seen[storage] = path
         return {_TENSOR: seen[key]}
     if isinstance(value, Mapping):
         items = [[key, _flatten(item, f"{path}/{key}", tensors, seen)] for key, item in value.items()]

@@ -19,9 +19,10 @@ from mtl.errors import TrainingError
 from mtl.files import to_json_line
 from mtl.model.inference import TaskData, device_of, evaluate, evaluate_trivial, skill_of
 from mtl.model.multitask import MultiTaskModel
+from mtl.seeds import seed_of
 from mtl.training.checkpoint import load_checkpoint, load_state, save_checkpoint, save_state
 from mtl.training.sampler import Sampler
-from mtl.training.schedule import Schedule, seed_of
+from mtl.training.schedule import Schedule
 from mtl.training.strategy import Draw, StepReport, Strategy
 
 _LOG = logging.getLogger(__name__)
@@ -200,6 +201,11 @@ class Trainer:
                         f"The loss of task {name!r} is {loss} at step {step}. Lower optimizer.learning_rate, or look at the "
                         "task's targets. The last checkpoint before it is kept."
                     )
+            if norm is not None and not math.isfinite(norm):
+                raise TrainingError(
+                    f"The gradient of {', '.join(map(repr, losses))} is not finite at step {step}. Lower "
+                    "optimizer.learning_rate. The last checkpoint before it is kept."
+                )
             line = {"step": step, "examples": examples, "rate": factor, "loss": losses, "weight": report.weights}
             lines.append(line | ({} if norm is None else {"gradient_norm": float(norm)}))
         self._reports.clear()

@@ -13,19 +13,13 @@ from mtl.config import BatchConfig
 from mtl.data.batches import cut
 from mtl.data.features import Features
 from mtl.metrics import Array
+from mtl.seeds import seed_of
 from mtl.training.sampler import Sampler
 
 #: The rows of one batch: task name → row ids.
 BatchRows = Mapping[str, Sequence[int]]
 #: Batches that are drawn, sorted by length and shuffled together.
 _CHUNK_BATCHES = 128
-
-
-def seed_of(*parts: object) -> int:
-    """Return a 63-bit seed that depends on every part, the same in every process."""
-    import hashlib
-
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 
 class _Stream:
@@ -81,6 +75,7 @@ class Schedule:
     def __init__(self, features: Mapping[str, Features], sampler: Sampler, batch: BatchConfig, examples: int, seed: int) -> None:
         self._tasks = sorted(features)
         self._lengths = {task: split.lengths for task, split in features.items()}
+        self._sequences = {task: split.sequences for task, split in features.items()}
         self._sizes = {task: len(features[task]) for task in self._tasks}
         self._sampler, self._batch, self.examples, self._seed = sampler, batch, examples, seed
         self._rng = np.random.default_rng(seed_of(seed, "schedule"))
@@ -143,23 +138,24 @@ class Schedule:
         for task, rows in drawn.items():
             lengths = self._lengths[task]
             order = rows[np.argsort(lengths[rows], kind="stable")].tolist()
-            batches += [{task: batch} for batch in self._cut(order, lengths)]
+            batches += [{task: batch} for batch in self._cut(order, lengths, self._sequences[task])]
         return batches
 
     def _mixed(self, drawn: Mapping[str, Array]) -> list[BatchRows]:
         pairs = [(task, int(row)) for task, rows in drawn.items() for row in rows]
         lengths = np.array([self._lengths[task][row] for task, row in pairs])
+        sequences = np.array([self._sequences[task] for task, _ in pairs])
         order = np.lexsort((self._rng.permutation(len(pairs)), lengths)).tolist()
         batches: list[BatchRows] = []
-        for batch in self._cut(order, lengths):
+        for batch in self._cut(order, lengths, sequences):
             rows: dict[str, list[int]] = {}
             for task, row in sorted(pairs[position] for position in batch):
                 rows.setdefault(task, []).append(row)
             batches.append(rows)
         return batches
 
-    def _cut(self, order: Sequence[int], lengths: Array) -> Iterator[list[int]]:
-        return cut(order, lengths, size=self._batch.size, max_tokens=self._batch.max_tokens)
+    def _cut(self, order: Sequence[int], lengths: Array, sequences: Array | int) -> Iterator[list[int]]:
+        return cut(order, lengths, sequences, size=self._batch.size, max_tokens=self._batch.max_tokens)
 
 
 def plan(features: Mapping[str, Features], sampler: Sampler, batch: BatchConfig, examples: int, seed: int) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from mtl.errors import DataError
 from mtl.model.encoder import Encoder
 from mtl.model.inference import TaskData, embed
-from mtl.training.schedule import seed_of
+from mtl.seeds import seed_of
 
 #: Answers rows of the target's test split, by their vectors ``[rows, features]``.
 Predictor = Callable[[Tensor], list[str]]
@@ -31,6 +32,21 @@ class Adaptation(ABC):
         """
 
 
+def check_shots(target: TaskData, shots: Sequence[int]) -> None:
+    """Check that every class has as many training rows as the most shots asked for.
+
+    Raises:
+        DataError: If a class has fewer.
+    """
+    counts = Counter(target.kind.gold(target.splits["train"]))
+    label = min(sorted(counts), key=lambda label: counts[label])
+    if counts[label] < max(shots, default=0):
+        raise DataError(
+            f"Target {target.name!r}: class {label!r} has {counts[label]} training rows, fewer than the {max(shots)} shots "
+            f"asked for. Ask for at most {counts[label]}."
+        )
+
+
 def few_shot(
     encoder: Encoder, target: TaskData, adaptation: Adaptation, *, shots: int, draws: int, seed: int, size: int
 ) -> list[float]:
@@ -44,16 +60,10 @@ def few_shot(
     Raises:
         DataError: If a class has fewer rows than shots.
     """
+    check_shots(target, [shots])
     train, test = target.splits["train"], target.splits["test"]
     gold = np.array(target.kind.gold(train))
     by_class = {label: np.flatnonzero(gold == label) for label in sorted(set(gold.tolist()))}
-    short = {label: len(rows) for label, rows in by_class.items() if len(rows) < shots}
-    if short:
-        label, count = next(iter(short.items()))
-        raise DataError(
-            f"Target {target.name!r}: class {label!r} has {count} training rows, fewer than the {shots} shots asked for. "
-            f"Ask for at most {min(len(rows) for rows in by_class.values())}."
-        )
     vectors, queries = embed(encoder, train, size=size), embed(encoder, test, size=size)
     rng = np.random.default_rng(seed_of(seed, "support", target.name, shots))
     figures = []

@@ -42,7 +42,9 @@ def learn_labels(task: mtl.Task, found: Counter[str], source: str) -> tuple[str,
     """
     labels = task.labels or tuple(sorted(found))
     if len(labels) < 2:
-        raise DataError(f"Task {task.name!r}: {source} has the one label {', '.join(labels)!r}; there is nothing to tell apart.")
+        has = f"has the one label {labels[0]!r}" if labels else "has no label"
+        where = "'labels'" if task.labels else source
+        raise DataError(f"Task {task.name!r}: {where} {has}; there is nothing to tell apart.")
     return labels
 
 
@@ -55,8 +57,8 @@ def label_index(rows: Rows, index: int, label: str, known: Mapping[str, int]) ->
     if label not in known:
         raise rows.error(
             index,
-            f"label {label!r} is not among the {len(known)} labels of train. {did_you_mean(label, known)} "
-            "If it is meant, list all labels under 'labels' in the task.",
+            f"label {label!r} is not among the {len(known)} labels of the task. {did_you_mean(label, known)} "
+            "If it is meant, list all labels under 'labels' in the task.".lstrip(),
         )
     return known[label]
 
@@ -66,6 +68,7 @@ class Classification(mtl.TaskKind):
 
     roles = {"text": True, "label": True}
     metrics = CLASSIFICATION
+    has_classes = True
 
     _labels: tuple[str, ...] = ()
     _majority: str = ""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from pydantic import model_validator
 from torch import Tensor, nn
 
 import mtl
@@ -29,6 +30,12 @@ class RegressionOptions(PairOptions):
 
     low: float = -math.inf
     high: float = math.inf
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> RegressionOptions:
+        if not self.low < self.high:
+            raise ValueError(f"low must be less than high (found {self.low:g} and {self.high:g})")
+        return self
 
 
 class Regression(mtl.TaskKind):

@@ -108,10 +108,10 @@ class TokenClassification(mtl.TaskKind):
                 spans = self._spans(rows, index)
                 for span in spans:
                     label_index(rows, index, span["type"], types)
-                tags, unseen = _tag_words(spans, tokenized.word_chars[index].reshape(-1, 2))
+                tags, unseen = _tag_words(spans, tokenized.word_chars[index].reshape(-1, 2), rows["text"][index])
             first = tokenized.first_token[index]
             numbers.append([known[tag] if place >= 0 else _IGNORED for tag, place in zip(tags, first, strict=True)])
-            lost.append([known[f"B-{kind}"] for kind in unseen])
+            lost.append([known[tag] for tag in unseen])
         gold = [[known[tag] for tag in self._tags(rows, index)] for index in range(len(rows))] if "tags" in rows else numbers
         return {
             "tags": Ragged.of(numbers, fill=_IGNORED),
@@ -170,9 +170,9 @@ class TokenClassification(mtl.TaskKind):
             sizes = (
                 f"{len(tokens)} tokens and {len(tags)} tags"
                 if isinstance(tags, list) and isinstance(tokens, list)
-                else "no lists"
+                else f"tokens {tokens!r:.40} and tags {tags!r:.40}, which are no two lists"
             )
-            raise rows.error(index, f"there are {sizes}; each token needs one tag.")
+            raise rows.error(index, f"there are {sizes}; each token needs one tag. Mend or remove the row.")
         for tag in tags:
             if not isinstance(tag, str) or not (tag == _OUTSIDE or (tag[:2] in ("B-", "I-") and len(tag) > 2)):
                 raise rows.error(index, f"tag {tag!r} is not BIO: write O, B-type or I-type.")
@@ -180,9 +180,13 @@ class TokenClassification(mtl.TaskKind):
 
     def _spans(self, rows: Rows, index: int) -> list[dict[str, Any]]:
         spans, text = rows["spans"][index], rows["text"][index]
-        for span in spans if isinstance(spans, list) else [spans]:
+        if not isinstance(spans, list):
+            raise rows.error(index, f"spans is {spans!r:.60}; a list of objects with start, end and type is needed.")
+        for span in spans:
             if not (isinstance(span, dict) and {"start", "end", "type"} <= set(span)):
                 raise rows.error(index, f"span {span!r:.60} is not an object with start, end and type.")
+            if not (isinstance(span["start"], int) and isinstance(span["end"], int) and isinstance(span["type"], str)):
+                raise rows.error(index, f"span {span!r:.80}: start and end are whole numbers, type is a text.")
             if not 0 <= span["start"] < span["end"] <= len(text or ""):
                 raise rows.error(
                     index, f"span {span['start']} to {span['end']} is outside the text of {len(text or '')} characters."
@@ -190,15 +194,17 @@ class TokenClassification(mtl.TaskKind):
         return sorted(spans, key=lambda span: int(span["start"]))
 
 
-def _tag_words(spans: Sequence[Mapping[str, Any]], chars: Array) -> tuple[list[str], list[str]]:
-    """Tag the words that spans touch; return the types of spans that touch none as well."""
+def _tag_words(spans: Sequence[Mapping[str, Any]], chars: Array, text: str) -> tuple[list[str], list[str]]:
+    """Tag the words that spans touch; return the tags of what lies beyond the last word as well."""
     tags = [_OUTSIDE] * len(chars)
-    unseen = []
+    cut, unseen = [], []
     for span in spans:
         touched = np.flatnonzero((chars[:, 0] < span["end"]) & (chars[:, 1] > span["start"])).tolist()
         touched = [word for word in touched if tags[word] == _OUTSIDE]
         if not touched:
-            unseen.append(span["type"])
+            unseen.append(f"B-{span['type']}")
+        elif touched[-1] == len(chars) - 1 and chars[-1, 1] < len(text[: span["end"]].rstrip()):
+            cut.append(f"I-{span['type']}")  # it goes on where the text was cut off
         for place, word in enumerate(touched):
             tags[word] = f"{'I' if place else 'B'}-{span['type']}"
-    return tags, unseen
+    return tags, [*cut, *unseen]

@@ -1,0 +1,39 @@
+# Two commands: 'make demo' runs the example, 'make test' runs every check. Both set up .venv first, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check bench learn2learn clean
+
+demo: $(STAMP)
+	$(BIN)/mtl demo
+
+test: $(STAMP) check
+	$(BIN)/pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The first two need DATA=path/to/data with trec/ and subj/ in it; the results are appended to benchmarks/results.
+bench: $(STAMP)
+	@test -d "$(DATA)" || { echo "Say where the data are: make bench DATA=path/to/data" >&2; exit 1; }
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	DATA="$(DATA)" $(BIN)/python benchmarks/loop_overhead.py
+	DATA="$(DATA)" $(BIN)/python benchmarks/hf_trainer.py
+	$(BIN)/python benchmarks/predict_heads.py
+	$(BIN)/python benchmarks/memory_tasks.py
+
+$(STAMP): pyproject.toml constraints.txt scripts/install.sh
+	$(PYTHON) -m venv $(VENV)
+	sh scripts/install.sh $(BIN)
+	touch $@
+
+learn2learn: $(STAMP)
+	sh scripts/install_learn2learn.sh $(BIN)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

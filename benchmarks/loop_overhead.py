@@ -1,0 +1,201 @@
+"""What mtl's training loop costs beside a bare PyTorch loop.
+
+Measured: seconds of ``Trainer.train()`` with the strategy ``joint`` on TREC and SUBJ with MiniLM, no evaluations, no
+checkpoints, under the settings of ``mtl run``; it draws and collates its batches and writes its log in that time.
+Against: the loop in ``bare_loop`` below, with the same model, heads, initial weights, AdamW groups, rate schedule and
+clipping on the same batches. They are drawn and collated before its clock starts, so the comparison is as hard on
+mtl as it can be. Both sides draw the same dropout; at the end their weights are compared.
+How: one process, both sides in turn after a warm-up of each; the overhead is the median over pairs of neighbours.
+Homogeneous batches (one task each) and mixed ones are measured apart. Target: an overhead of at most 5 %.
+
+    DATA=path/to/data python benchmarks/loop_overhead.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import measuring
+import torch
+from measuring import Spread
+from torch import Tensor, nn
+
+from mtl.components import Builder
+from mtl.config import Choice, ExperimentConfig, OptimizerConfig, validate
+from mtl.data.batches import Batch, collate
+from mtl.model.inference import TaskData
+from mtl.model.multitask import MultiTaskModel
+from mtl.plugins import Plugins, load_plugins
+from mtl.seeds import seed_of
+from mtl.training.loop import Trainer
+from mtl.training.schedule import Schedule
+from mtl.training.strategy import Strategy
+from mtl.training.weighting import TaskLoss
+
+State = dict[str, Tensor]
+
+
+class Silent:
+    """A watcher that looks away."""
+
+    def batch_ready(self, draw: Any) -> None:
+        """Look away."""
+
+    def step_end(self, step: int, examples: int, report: Any) -> None:
+        """Look away."""
+
+    def evaluation_end(self, step: int, metrics: Any) -> None:
+        """Look away."""
+
+
+def bare_loop(model: MultiTaskModel, batches: Sequence[Batch], config: OptimizerConfig) -> None:
+    """Train on ready batches with nothing but PyTorch, as one would write it for these two tasks alone."""
+    groups = model.parameter_groups(config.learning_rate, config.head_learning_rate, config.weight_decay)
+    optimizer = torch.optim.AdamW(groups, betas=config.betas, fused=True)
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    total, seen = sum(batch.rows for batch in batches), 0
+    backbone, heads = model.encoder.backbone, {name: model.head(name) for name in model.kinds}
+    model.train()
+    optimizer.zero_grad(set_to_none=True)
+    for batch in batches:
+        progress = (seen + batch.rows / 2) / total
+        factor = progress / config.warmup if progress < config.warmup else (1 - progress) / (1 - config.warmup)
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * factor
+        mask = batch.inputs["attention_mask"]
+        weights = mask.unsqueeze(-1).float()
+        pooled = (backbone(**batch.inputs).last_hidden_state * weights).sum(1) / weights.sum(1)
+        losses = []
+        for name, part in batch.parts.items():
+            own = pooled if part.index is None else pooled[part.index]
+            head: Any = heads[name]
+            loss = nn.functional.cross_entropy(head.linear(head.dropout(own)), part.columns["label"])
+            losses.append(part.rows / batch.rows * loss)
+        torch.stack(losses).sum().backward()
+        nn.utils.clip_grad_norm_(parameters, config.clip or float("inf"))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        seen += batch.rows
+
+
+class Bench:
+    """Both sides on one model, each from the same initial weights.
+
+    Args:
+        data: The tasks.
+        model: The model; its present weights are where every training begins.
+        config: The experiment.
+        plugins: Bring strategy and sampler.
+        examples: Rows that a training learns from.
+    """
+
+    def __init__(
+        self, data: Mapping[str, TaskData], model: MultiTaskModel, config: ExperimentConfig, plugins: Plugins, examples: int
+    ) -> None:
+        self.data, self.model, self.config, self.examples = data, model, config, examples
+        self.build = Builder(plugins)
+        self.initial = {name: value.clone() for name, value in model.state_dict().items()}
+        self.final: dict[str, State] = {}
+        features = {name: task.splits["train"] for name, task in data.items()}
+        kinds = {name: task.kind for name, task in data.items()}
+        schedule = Schedule(features, self._sampler(), config.batch, examples, config.seed)
+        self.batches = [collate(rows, features, kinds) for rows in schedule]
+
+    def _sampler(self) -> Any:
+        return self.build("sampler", Choice(name="proportional"))
+
+    def bare(self, number: int) -> dict[str, float]:
+        """Time the bare loop."""
+        self.model.load_state_dict(self.initial)
+        torch.manual_seed(seed_of(self.config.seed, "dropout"))
+        with measuring.stopwatch() as figures:
+            bare_loop(self.model, self.batches, self.config.optimizer)
+        self._keep("bare")
+        return figures
+
+    def mtl(self, number: int) -> dict[str, float]:
+        """Time mtl's loop."""
+        self.model.load_state_dict(self.initial)
+        strategy: Strategy = self.build("strategy", Choice(name="joint"))
+        strategy.setup([TaskLoss(name, 1.0, task.kind.likelihood_factor) for name, task in self.data.items()], self.build)
+        with tempfile.TemporaryDirectory() as folder, measuring.settings_of_a_run():
+            trainer = Trainer(
+                self.model, self.data, strategy, self._sampler(), self.examples, self.config, Path(folder), Silent()
+            )
+            with measuring.stopwatch() as figures:
+                trainer.train()
+        if trainer.progress.step != len(self.batches):
+            raise RuntimeError(f"mtl made {trainer.progress.step} steps, the bare loop {len(self.batches)}.")
+        self._keep("mtl")
+        return figures
+
+    def _keep(self, side: str) -> None:
+        self.final[side] = {name: value.clone() for name, value in self.model.state_dict().items()}
+
+    def difference(self) -> float:
+        """Return the largest difference between the weights that the two sides ended with."""
+        bare, ours = self.final["bare"], self.final["mtl"]
+        return max(float((bare[name] - ours[name]).abs().max()) for name in bare if bare[name].is_floating_point())
+
+
+def experiment(size: int, mixed: bool) -> ExperimentConfig:
+    """Return the experiment that both sides carry out."""
+    values = {
+        "encoder": "minilm",
+        "tasks": ["unused"],
+        "batch": {"size": size, "mixed": mixed},
+        "evaluation": {"times": 0},
+        "checkpoint": {"every_seconds": 1e9},
+    }
+    return validate(values, "loop_overhead")
+
+
+def measure(options: argparse.Namespace, mixed: bool) -> dict[str, Any]:
+    """Measure one way of making batches."""
+    plugins = load_plugins()
+    encoder = measuring.load_minilm(plugins)
+    tasks = measuring.read_tasks(measuring.data_folder())
+    data = {task.name: measuring.load_task(task, plugins, encoder) for task in tasks}
+    model, config = measuring.make_model(encoder, data, seed=0), experiment(options.batch_size, mixed)
+    warm_up = Bench(data, model, config, plugins, options.warm_up * options.batch_size)
+    measuring.interleave({"bare": warm_up.bare, "mtl": warm_up.mtl}, 1)
+    model.load_state_dict(warm_up.initial)
+    bench = Bench(data, model, config, plugins, options.steps * options.batch_size)
+    sides = measuring.interleave({"bare": bench.bare, "mtl": bench.mtl}, options.repeats)
+    figures: dict[str, Any] = {"steps": len(bench.batches), "largest_difference_of_weights": bench.difference()}
+    for clock in ("wall", "processor"):
+        bare, ours = ([run[clock] for run in sides[side]] for side in ("bare", "mtl"))
+        figures[clock] = {
+            "bare": Spread.of([1000 * value / len(bench.batches) for value in bare]),
+            "mtl": Spread.of([1000 * value / len(bench.batches) for value in ours]),
+            "overhead": Spread.of([100 * (b / a - 1) for a, b in zip(bare, ours, strict=True)]),
+        }
+    return figures | {"seconds": sides}
+
+
+def main() -> None:
+    parser = measuring.parser(__doc__)
+    parser.add_argument("--steps", type=int, default=60, help="optimiser steps of one training")
+    parser.add_argument("--warm-up", type=int, default=5, help="steps of the warm-up of each side")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.set_defaults(repeats=9)
+    options = parser.parse_args()
+    torch.set_num_threads(measuring.THREADS)
+    figures = {name: measure(options, mixed) for name, mixed in (("homogeneous", False), ("mixed", True))}
+    rows = []
+    for name, found in figures.items():
+        for clock in ("wall", "processor"):
+            cells = found[clock]
+            difference = f"{found['largest_difference_of_weights']:.1e}"
+            rows.append([f"{name}, {clock} time", *(cells[side].show(".1f") for side in ("bare", "mtl", "overhead")), difference])
+    columns = ["batches", "bare loop, ms a step", "mtl, ms a step", "overhead, %", "largest difference of weights"]
+    measuring.publish("loop_overhead", options, measuring.table(columns, rows), figures)
+
+
+if __name__ == "__main__":
+    main()

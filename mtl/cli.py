@@ -1,0 +1,281 @@
+"""The command line. Everything slow is imported inside a command, so that help answers at once."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import mtl
+from mtl.errors import DataError, MTLError
+
+app = typer.Typer(
+    help="Train many NLP tasks on one shared Transformer encoder, and see whether it was worth it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+PluginOption = Annotated[
+    list[str] | None,
+    typer.Option("--plugin", help="A plugin that is not installed: module:object or file.py:object. Repeatable."),
+]
+SetOption = Annotated[list[str] | None, typer.Option("--set", "-s", help="Override a key: --set budget.epochs=1. Repeatable.")]
+OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for runs.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+_CHUNK_LINES = 1024
+#: What typer raises for a wrong command line. Newer versions bring their own click, so its name is not the same in all.
+_UsageError: Any = typer.BadParameter.__bases__[0]
+_INTERRUPTED = 130
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mtl {mtl.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to standard error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+
+
+@app.command()
+def demo(set_: SetOption = None, output: OutputOption = None, as_json: JsonOption = False) -> None:
+    """Run the bundled example: four tasks alone and together, and transfer to two domains never seen."""
+    _run("demo", set_ or [], [], output, as_json)
+
+
+@app.command()
+def run(
+    file: Annotated[str, typer.Argument(help="An experiment file, or the name of one that a plugin brings.")],
+    set_: SetOption = None,
+    plugin: PluginOption = None,
+    output: OutputOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run an experiment, or go on with one that was stopped."""
+    _run(file, set_ or [], plugin or [], output, as_json)
+
+
+def _run(file: str, overrides: list[str], plugins: list[str], output: Path | None, as_json: bool) -> None:
+    from mtl.experiment import load_experiment
+    from mtl.report.display import Bars, Quiet
+
+    if output is not None:
+        overrides = [*overrides, f"output={json.dumps(str(output))}"]
+    experiment = load_experiment(file, overrides, plugins)
+    _warn_of_failures(experiment.load_plugins())
+    finished = experiment.run(Bars() if sys.stderr.isatty() else Quiet())
+    if as_json:
+        _print_json({"folder": str(finished.folder), "runs": finished.runs})
+        return
+    _show(finished.folder)
+    typer.echo(f"Everything is in {finished.folder}. Look again with: mtl report {finished.folder}")
+    bundle = next(iter(sorted(Path(finished.runs[-1]["folder"]).glob("models/*/bundle.json"))), None)
+    if bundle is not None:
+        typer.echo(f"Try the model: echo 'your text' | mtl predict {bundle.parent}")
+
+
+@app.command()
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="A model bundle, or a run with one.")],
+    task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Ask only this head. Repeatable.")] = None,
+    input_: Annotated[str, typer.Option("--input", "-i", help="A file of texts or JSON objects, one a line; - for stdin.")] = "-",
+    plugin: PluginOption = None,
+) -> None:
+    """Answer texts with every head from one encoder pass; one JSON object a line comes out."""
+    from mtl.model.bundle import load_bundle
+    from mtl.plugins import load_plugins
+
+    plugins = load_plugins(plugin or [])
+    loaded = load_bundle(bundle, plugins=plugins)
+    first = 1
+    for rows in _chunks(_read_rows(input_)):
+        for row, answers in zip(rows, loaded.predict(rows, task, source=_name_of(input_), first_row=first), strict=True):
+            typer.echo(json.dumps({"input": row, "predictions": answers}, ensure_ascii=False))
+        first += len(rows)
+
+
+@app.command()
+def tasks(plugin: PluginOption = None, as_json: JsonOption = False) -> None:
+    """List the tasks and kinds of task that plugins bring."""
+    from mtl.plugins import load_plugins
+    from mtl.report.tables import Table
+
+    plugins = load_plugins(plugin or [])
+    _warn_of_failures(plugins)
+    found = [plugins.tasks.get(name) for name in plugins.tasks]
+    if as_json:
+        listed = [
+            {"name": task.name, "kind": task.kind, "plugin": plugins.tasks.origin(task.name), "description": task.description}
+            for task in found
+        ]
+        _print_json({"tasks": listed, "kinds": [{"name": name, "plugin": plugins.kinds.origin(name)} for name in plugins.kinds]})
+        return
+    _show_tables(
+        [
+            Table(
+                "Tasks",
+                ["name", "kind", "description"],
+                [[task.name, task.kind, task.description] for task in found],
+                figures=False,
+            ),
+            Table(
+                "Kinds of task", ["name", "plugin"], [[name, plugins.kinds.origin(name)] for name in plugins.kinds], figures=False
+            ),
+        ]
+    )
+
+
+@app.command()
+def plugins(plugin: PluginOption = None, as_json: JsonOption = False) -> None:
+    """List the plugins, what each has registered, and those that failed."""
+    from mtl.plugins import load_plugins
+    from mtl.report.tables import Table
+
+    loaded = load_plugins(plugin or [])
+    brought = {info.name: loaded.registered_by(info) for info in loaded.infos.values()}
+    if as_json:
+        _print_json([vars(info) | {"registered": brought[info.name]} for info in loaded.infos.values()])
+        return
+    rows = [
+        [
+            info.name,
+            info.distribution,
+            "failed" if info.failure else "in use",
+            "; ".join(f"{what}: {', '.join(names)}" for what, names in brought[info.name].items()) or info.failure,
+        ]
+        for info in loaded.infos.values()
+    ]
+    _show_tables([Table("Plugins", ["name", "from", "state", "brings"], rows, figures=False)])
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run or of a comparison.")], as_json: JsonOption = False
+) -> None:
+    """Show the tables of a finished run or comparison, and write its Markdown and plots again."""
+    from mtl.report.write import read_results, write_comparison, write_report
+
+    comparison, results = read_results(folder)
+    if as_json:
+        _print_json({"comparison": comparison, "results": results})
+        return
+    if comparison is None:
+        write_report(folder, results[0])
+    else:
+        write_comparison(folder, comparison, results)
+    _show(folder)
+
+
+def _show(folder: Path) -> None:
+    from mtl.report.write import read_results, tables_of
+
+    _show_tables(tables_of(*read_results(folder)))
+
+
+def _show_tables(tables: Iterable[Any]) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for table in tables:
+        table.show(console)
+
+
+def _print_json(value: Any) -> None:
+    from mtl.files import to_json
+
+    typer.echo(to_json(value), nl=False)
+
+
+def _warn_of_failures(plugins: Any) -> None:
+    for info in plugins.failures:
+        typer.echo(f"Warning: plugin {info} is left out: {info.failure}", err=True)
+
+
+def _name_of(source: str) -> str:
+    return "standard input" if source == "-" else source
+
+
+def _read_rows(source: str) -> Iterator[Any]:
+    """Yield the lines of a file or of standard input: JSON objects where they are such, else texts."""
+    from mtl.files import why_no_file
+
+    if source != "-" and not Path(source).is_file():
+        raise DataError(f"--input: {why_no_file(Path(source))}")
+    # Bytes that are not UTF-8 are let through here and refused below, where the line is known.
+    if source == "-" and isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+    with sys.stdin if source == "-" else Path(source).open(encoding="utf-8", errors="surrogateescape") as stream:
+        for number, line in enumerate(stream, 1):
+            text, where = line.removeprefix("\ufeff").strip(), f"{_name_of(source)}, line {number}"
+            if not text:
+                raise DataError(f"{where} is empty. Remove it, so that answers and lines stay in step.")
+            if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+                raise DataError(f"{where} is not UTF-8. Convert the file to UTF-8.")
+            yield _parse(text, where)
+
+
+def _parse(text: str, where: str) -> Any:
+    if not text.startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where} starts like a JSON object and is none: {error.msg} (column {error.colno}).") from error
+
+
+def _chunks(rows: Iterator[Any]) -> Iterator[list[Any]]:
+    chunk: list[Any] = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == _CHUNK_LINES:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def main() -> None:
+    """Run the command line; errors of users exit with 2, faults of the program with 1."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments or bool(os.environ.get("MTL_DEBUG"))
+    try:
+        code = app([argument for argument in arguments if argument != "--debug"], standalone_mode=False)
+        if code == _INTERRUPTED:  # typer's word for KeyboardInterrupt
+            raise KeyboardInterrupt
+        if code:
+            sys.exit(code)
+    except _UsageError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        typer.echo("Stopped. The same command goes on from the last checkpoint.", err=True)
+        sys.exit(_INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except MTLError as error:
+        if debug:
+            raise
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    except Exception as error:
+        if debug:
+            raise
+        typer.echo(
+            f"Fault in mtl or a plugin: {type(error).__name__}: {error}. Run again with --debug for the traceback.", err=True
+        )
+        sys.exit(1)

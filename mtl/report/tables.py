@@ -1,0 +1,192 @@
+"""Tables of results, for terminals and for Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, stdev
+from typing import Any
+
+Results = Mapping[str, Any]
+_BASELINE = "single"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as texts, with notes below it.
+
+    Attributes:
+        title: What it shows.
+        columns: Heads of the columns; the first is of names.
+        rows: One list of cells a row.
+        notes: What a reader must know to read it right.
+        figures: Whether the other columns hold figures, or texts too.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    notes: list[str] = field(default_factory=list)
+    figures: bool = True
+
+    def markdown(self) -> str:
+        """Return the table as Markdown."""
+        rule = ["---", *["---:"] * (len(self.columns) - 1)]
+        lines = [f"| {' | '.join(row)} |" for row in (self.columns, rule, *self.rows)]
+        return "\n".join([f"## {self.title}", "", *lines, "", *(f"{note}\n" for note in self.notes)])
+
+    def show(self, console: Any) -> None:
+        """Print the table to a rich console."""
+        from rich.table import Table as RichTable
+
+        table = RichTable(title=self.title, title_justify="left", title_style="bold")
+        for number, column in enumerate(self.columns):
+            table.add_column(column, justify="right" if number and self.figures else "left", overflow="fold")
+        for row in self.rows:
+            table.add_row(
+                *(_coloured(cell) if column.startswith("Δ") else cell for column, cell in zip(self.columns, row, strict=True))
+            )
+        console.print(table)
+        for note in self.notes:
+            console.print(f"[dim]{note}[/dim]", highlight=False)
+        console.print()
+
+
+def _coloured(cell: str) -> str:
+    colour = {"+": "green", "−": "red"}.get(cell[:1])
+    return f"[{colour}]{cell}[/{colour}]" if colour else cell
+
+
+@dataclass(frozen=True)
+class Column:
+    """Runs that differ in their seed alone.
+
+    Attributes:
+        label: Their point on the other axes.
+        runs: Their results.
+    """
+
+    label: str
+    runs: list[Results]
+
+    def values(self, task: str) -> list[float]:
+        """Return the task's primary metric of each run that has it."""
+        found = [run["tasks"][task]["value"] for run in self.runs if task in run["tasks"]]
+        return [math.nan if value is None else value for value in found]
+
+
+def columns_of(points: Sequence[Mapping[str, Any]], results: Sequence[Results]) -> list[Column]:
+    """Group the runs of a comparison by everything but the seed, in the order of the axes."""
+    groups: dict[str, list[Results]] = {}
+    for point, run in zip(points, results, strict=True):
+        shown = [_name(value) for axis, value in point.items() if axis != "seed"]
+        groups.setdefault(", ".join(shown) or run["strategy"], []).append(run)
+    return [Column(label, runs) for label, runs in groups.items()]
+
+
+def task_table(columns: Sequence[Column]) -> Table | None:
+    """Compare the tasks' primary metrics on the test split, with differences to single-task training."""
+    trained = [column for column in columns if any(run["tasks"] for run in column.runs)]
+    if not trained:
+        return None
+    about = {name: values for column in trained for run in column.runs for name, values in run["tasks"].items()}
+    baseline = next((column for column in trained if column.runs[0]["strategy"] == _BASELINE), None)
+    others = [column for column in trained if baseline is not None and column is not baseline]
+    heads = ["task", "metric", "rows", "trivial", *(column.label for column in trained)]
+    heads += [f"Δ {column.label}" for column in others]
+    rows = []
+    for name, values in about.items():
+        arrow = "↑" if values["higher_is_better"] else "↓"
+        row = [name, f"{values['metric']} {arrow}", str(values["rows"]["test"]), figure(values["trivial"])]
+        row += [spread(column.values(name)) for column in trained]
+        if baseline is not None:
+            row += [difference(column.values(name), baseline.values(name)) for column in others]
+        rows.append(row)
+    rows.append(_skill_row(trained, baseline, others))
+    return Table("Tasks, test split", heads, rows, _task_notes(trained, baseline))
+
+
+def _skill_row(trained: Sequence[Column], baseline: Column | None, others: Sequence[Column]) -> list[str]:
+    def skills(column: Column) -> list[float]:
+        return [fmean(task["skill"] for task in run["tasks"].values()) for run in column.runs]
+
+    row = ["all, mean skill", "skill ↑", "", figure(0.0), *(spread(skills(column)) for column in trained)]
+    return row if baseline is None else [*row, *(difference(skills(column), skills(baseline)) for column in others)]
+
+
+def _task_notes(trained: Sequence[Column], baseline: Column | None) -> list[str]:
+    notes = ["trivial: the best answer without the text (majority, mean). skill: 0 as trivial, 1 perfect."]
+    if baseline is not None:
+        notes.append(f"Δ: minus {_BASELINE}, one model a task, which saw as many examples of each task.")
+    seeds = min(len(column.runs) for column in trained)
+    notes.append(
+        "One seed: no interval can be given; small differences may be chance." if seeds == 1 else f"Mean ± sd over {seeds} seeds."
+    )
+    return notes
+
+
+def transfer_table(columns: Sequence[Column]) -> Table | None:
+    """Show few-shot transfer of every encoder to every target."""
+    encoders: dict[str, list[Mapping[str, Any]]] = {}
+    for column in columns:
+        for run in column.runs:
+            for group, targets in run["targets"].items():
+                label = column.label if len(run["targets"]) == 1 else f"{column.label}: {group}"
+                encoders.setdefault(label, []).append(targets)
+    pairs = [(target, shots) for target, by_shots in next(iter(encoders.values()), [{}])[0].items() for shots in by_shots]
+    if not pairs:
+        return None
+    untouched = next((label for label in encoders if label == "none"), None)
+    heads = ["encoder", *(f"{target}, {shots} shots" for target, shots in pairs)]
+    heads += ["Δ mean"] if untouched else []
+    rows = []
+    for label, runs in encoders.items():
+        figures = [[value for run in runs for value in run[target][shots]] for target, shots in pairs]
+        row = [label, *(spread(values) for values in figures)]
+        if untouched is not None:
+            base = [fmean(v for run in encoders[untouched] for v in run[target][shots]) for target, shots in pairs]
+            mean = fmean(fmean(values) - value for values, value in zip(figures, base, strict=True))
+            row.append("" if label == untouched else signed(mean))
+        rows.append(row)
+    notes = ["Mean ± sd over support sets, the same ones for every encoder; all test rows answered."]
+    notes += ["Δ mean: minus the untouched pretrained encoder ('none')."] if untouched else []
+    return Table("Transfer to held-out targets", heads, rows, notes)
+
+
+def budget_table(columns: Sequence[Column]) -> Table | None:
+    """Show how many examples of each task every model has seen."""
+    trained = [column for column in columns if any(run["tasks"] for run in column.runs)]
+    if not trained:
+        return None
+    names = list(dict.fromkeys(name for column in trained for run in column.runs for name in run["tasks"]))
+    rows = [
+        [name, *(str(column.runs[0]["tasks"].get(name, {}).get("examples_seen", "–")) for column in trained)] for name in names
+    ]
+    return Table("Budget: examples seen, first seed", ["task", *(column.label for column in trained)], rows)
+
+
+def figure(value: float | None) -> str:
+    """Write a figure with three decimals, or a dash where it is not defined."""
+    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Write one figure, or mean ± standard deviation of several."""
+    if not values:
+        return "–"
+    return figure(fmean(values)) if len(values) == 1 else f"{fmean(values):.3f} ±{stdev(values):.3f}"
+
+
+def signed(value: float) -> str:
+    """Write a difference with its sign."""
+    return "–" if math.isnan(value) else f"{'+' if value >= 0 else '−'}{abs(value):.3f}"
+
+
+def difference(values: Sequence[float], base: Sequence[float]) -> str:
+    """Write the difference of two means."""
+    return signed(fmean(values) - fmean(base)) if values and base else "–"
+
+
+def _name(value: Any) -> str:
+    return str(value.get("name", value)) if isinstance(value, Mapping) else str(value)

@@ -1,0 +1,325 @@
+"""A bundle gives back the model that was saved: one encoder, all heads, no code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import entity_rows, rating_rows, sentiment_rows, splits
+from safetensors import safe_open
+from torch import nn
+from torch.testing import assert_close
+
+import mtl
+from mtl.config import EncoderConfig
+from mtl.data.sources import load_splits
+from mtl.errors import BundleError, DataError, EncoderError, UnknownNameError
+from mtl.model.bundle import Bundle, load_bundle
+from mtl.model.encoder import load_encoder
+from mtl.model.multitask import MultiTaskModel
+from mtl.plugins import load_plugins
+
+TEXTS = ["the cat sat on the mat is good", "bob", "anna flew to paris is bad", "the dog ran from london " * 3]
+
+
+def make_bundle(encoder_folder: Path, *tasks: mtl.Task) -> Bundle:
+    """Put fresh heads on the encoder; with their seeds they give other answers for other texts."""
+    plugins = load_plugins()
+    config = EncoderConfig(name=str(encoder_folder), max_length=32)
+    kinds = {}
+    for task in tasks:
+        kind = plugins.kinds.get(task.kind)(task, [])
+        kind.fit(load_splits(task, dict(kind.roles), Path())["train"])
+        kinds[task.name] = kind
+    model = MultiTaskModel(load_encoder(config, encoder_folder, attention="sdpa"), kinds, lambda name: len(name))
+    return Bundle(model.eval(), config, {"classification": "'mtl_tasks' (bundled with mtl)"})
+
+
+def tasks() -> list[mtl.Task]:
+    return [
+        mtl.Task(name="mood", kind="classification", data=splits(sentiment_rows(16))),
+        mtl.Task(name="rating", kind="regression", data=splits(rating_rows(16))),
+        mtl.Task(name="places", kind="token-classification", data=splits(entity_rows(16))),
+    ]
+
+
+@pytest.fixture(scope="module")
+def bundle(encoder_folder):
+    return make_bundle(encoder_folder, *tasks())
+
+
+@pytest.fixture
+def saved(bundle, tmp_path):
+    bundle.save(tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+@pytest.fixture
+def passes(bundle, monkeypatch):
+    """The sizes of the encoder's passes."""
+    sizes = []
+    forward = bundle.model.encoder.forward
+
+    def count(inputs):
+        sizes.append(len(inputs["input_ids"]))
+        return forward(inputs)
+
+    monkeypatch.setattr(bundle.model.encoder, "forward", count)
+    return sizes
+
+
+def test_a_loaded_bundle_predicts_the_same(bundle, saved):
+    assert load_bundle(saved).predict(TEXTS) == bundle.predict(TEXTS)
+
+
+def test_saving_and_loading_twice_changes_no_byte(saved, tmp_path):
+    load_bundle(saved).save(tmp_path / "again")
+    files = sorted(path.relative_to(saved) for path in saved.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*") if path.is_file())
+    for name in files:
+        assert (saved / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+
+def test_the_encoder_is_on_disk_once(saved):
+    assert [path.relative_to(saved) for path in saved.rglob("model*.safetensors")] == [Path("encoder/model.safetensors")]
+    with safe_open(saved / "heads.safetensors", "pt") as heads:
+        assert {name.split(".")[0] for name in heads.keys()} == {"mood", "rating", "places"}  # noqa: SIM118
+        assert sum(heads.get_tensor(name).numel() for name in heads.keys()) == (  # noqa: SIM118
+            33 * 2 + 33 * 1 + 33 * 5  # hidden 32 and a bias: 2 moods, 1 number, O and B and I of 2 types
+        )
+
+
+def test_altering_the_loaded_encoder_alters_every_head_s_answer(saved):
+    loaded = load_bundle(saved)
+    rows = [{"text": "the cat sat on the mat"}]
+    model = loaded.model
+    before = _outputs(loaded, rows)
+    with torch.no_grad():
+        next(iter(model.encoder.parameters())).mul_(3.0)
+    after = _outputs(loaded, rows)
+    assert set(before) == {"mood", "rating", "places"}
+    for name in before:
+        assert not torch.equal(before[name], after[name]), name
+
+
+def _outputs(bundle, rows):
+    found = {}
+    for name, kind in bundle.model.kinds.items():
+        handle = bundle.model.head(name).register_forward_hook(lambda _, __, output, name=name: found.update({name: output}))
+        bundle.predict(rows, [name])
+        handle.remove()
+        assert kind is not None
+    return found
+
+
+def test_the_names_of_the_labels_are_in_it(saved):
+    about = json.loads((saved / "bundle.json").read_text())
+    states = {entry["task"]["name"]: entry["state"] for entry in about["tasks"]}
+    assert states["mood"]["labels"] == ["bad", "good"]
+    assert states["places"]["types"] == ["person", "place"]
+    assert about["plugins"] == {"classification": "'mtl_tasks' (bundled with mtl)"}
+    loaded = load_bundle(saved)
+    assert loaded.model.kinds["mood"].labels == ("bad", "good")
+    assert loaded.tasks["rating"].kind == "regression"
+
+
+def test_a_text_is_answered_by_every_head(bundle):
+    (answer,) = bundle.predict(["anna flew to paris"])
+    assert set(answer) == {"mood", "rating", "places"}
+    assert answer["mood"]["label"] in ("bad", "good")
+    assert 0.5 <= answer["mood"]["score"] <= 1  # the larger of two probabilities
+    assert isinstance(answer["rating"]["value"], float)
+
+
+def test_rows_may_be_mappings(bundle):
+    assert bundle.predict([{"text": text} for text in TEXTS]) == bundle.predict(TEXTS)
+    (answer,) = bundle.predict([{"tokens": ["anna", "flew", "to", "paris"]}])
+    assert set(answer) == {"places"}  # the other heads need a text
+
+
+def test_only_the_named_heads_answer(bundle):
+    assert [set(answer) for answer in bundle.predict(TEXTS, ["rating"])] == [{"rating"}] * 4
+    full = bundle.predict(TEXTS)
+    assert bundle.predict(TEXTS, ["rating"]) == [{"rating": answer["rating"]} for answer in full]
+
+
+def test_all_heads_answer_from_one_encoder_pass(bundle, passes):
+    bundle.predict(TEXTS)
+    assert passes == [4]
+
+
+def test_a_batch_size_bounds_the_passes(bundle, passes):
+    answers = bundle.predict(TEXTS, batch_size=3)
+    assert passes == [3, 1]
+    assert len(answers) == 4
+
+
+def test_a_repeated_text_is_encoded_once(bundle, passes):
+    answers = bundle.predict(["bob", "anna", "bob"])
+    assert passes == [2]
+    assert answers[0] == answers[2]
+
+
+def test_answers_come_in_the_order_of_the_rows(bundle):
+    together = bundle.predict(TEXTS)
+    alone = [bundle.predict([text])[0] for text in TEXTS]
+    for one, other in zip(together, alone, strict=True):
+        assert one["mood"]["label"] == other["mood"]["label"]
+        assert one["rating"]["value"] == pytest.approx(other["rating"]["value"], abs=1e-3)
+    assert len({answer["rating"]["value"] for answer in together}) == 4  # so that a wrong order would be seen
+
+
+def test_no_rows_give_no_answers(bundle):
+    assert bundle.predict([]) == []
+
+
+def test_an_unknown_task_is_refused(bundle):
+    with pytest.raises(UnknownNameError, match=r"Unknown task 'moood'\. Did you mean 'mood'\?"):
+        bundle.predict(TEXTS, ["moood"])
+
+
+def test_missing_columns_are_named(bundle):
+    with pytest.raises(DataError, match=r"row 1: it has 'tokens', which task 'mood' cannot read\..*reads 'text'"):
+        bundle.predict([{"tokens": ["a"]}], ["mood"])
+    with pytest.raises(DataError, match=r"row 2: it has 'texts', which task .* cannot read\. Did you mean 'text'"):
+        bundle.predict(["a", {"texts": "a"}])
+
+
+@pytest.mark.parametrize("bad", ["", "  ", None, 7])
+def test_a_row_that_cannot_be_read_is_named(bundle, bad):
+    with pytest.raises(DataError, match="input, row 2: column 'text'"):
+        bundle.predict(["the cat", bad])
+
+
+def test_the_task_s_own_names_of_torch_s_attributes_are_fine(encoder_folder, tmp_path):
+    names = ["type", "items", "training", "a.b", "owner/keys"]
+    made = make_bundle(
+        encoder_folder, *(mtl.Task(name=name, kind="classification", data=splits(sentiment_rows(16))) for name in names)
+    )
+    made.save(tmp_path)
+    assert set(load_bundle(tmp_path).predict(["the cat"])[0]) == set(names)
+
+
+class TiedHead(nn.Module):
+    """Uses one matrix twice."""
+
+    def __init__(self, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(hidden, hidden)
+        self.second = nn.Linear(hidden, hidden)
+        self.second.weight = self.first.weight
+        self.last = nn.Linear(hidden, outputs)
+
+    def forward(self, encoded, columns):
+        return self.last(self.second(self.first(encoded.pooled)))
+
+
+def test_a_head_that_ties_weights_comes_back_tied(encoder_folder, tmp_path, monkeypatch):
+    from mtl_tasks.classification import Classification
+
+    monkeypatch.setattr(Classification, "head", lambda self, hidden: TiedHead(hidden, len(self.labels)))
+    made = make_bundle(encoder_folder, tasks()[0])
+    made.save(tmp_path)
+    head = load_bundle(tmp_path).model.head("mood")
+    assert head.first.weight is head.second.weight
+    assert_close(head.first.weight, made.model.head("mood").first.weight, rtol=0, atol=0)
+
+
+def test_nothing_in_a_bundle_is_code_or_a_pickle(saved):
+    for path in saved.rglob("*"):
+        if path.is_file():
+            assert path.suffix in (".json", ".safetensors", ".txt"), path
+            assert not path.read_bytes().startswith((b"\x80", b"PK")), path
+
+
+def test_loading_runs_nothing_that_lies_in_the_folder(saved):
+    ran = "raise AssertionError('code of a bundle was run')"
+    for name in ("modeling.py", "encoder/modeling_bert.py", "encoder/tokenization.py", "__init__.py"):
+        (saved / name).write_text(ran)
+    settings = json.loads((saved / "encoder/config.json").read_text())
+    settings["auto_map"] = {"AutoConfig": "modeling.Config", "AutoModel": "modeling_bert.Model"}
+    (saved / "encoder/config.json").write_text(json.dumps(settings))
+    before = set(sys.modules)
+    load_bundle(saved).predict(["the cat"])
+    assert not [name for name in set(sys.modules) - before if getattr(sys.modules[name], "__file__", "") and str(saved) in str(sys.modules[name].__file__)]
+
+
+def test_weights_as_a_pickle_are_not_taken(saved):
+    torch.save({}, saved / "encoder" / "pytorch_model.bin")
+    (saved / "encoder" / "model.safetensors").unlink()
+    with pytest.raises(EncoderError, match="cannot be loaded from the folder"):
+        load_bundle(saved)
+
+
+def test_a_folder_without_bundle_json_is_no_bundle(tmp_path):
+    with pytest.raises(BundleError, match=r"is not a bundle: there is no bundle\.json in it"):
+        load_bundle(tmp_path)
+
+
+def test_a_run_with_one_bundle_stands_for_it(saved):
+    assert load_bundle(saved.parent).tasks.keys() == {"mood", "rating", "places"}
+
+
+def test_of_several_bundles_one_must_be_named(bundle, tmp_path):
+    bundle.save(tmp_path / "a")
+    bundle.save(tmp_path / "b")
+    with pytest.raises(BundleError, match=r"has 2 bundles; name one of: .*a, .*b"):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('{"format": 99}', "format 99; this version reads format 1"),
+        ("{}", "format None; this version reads format 1"),
+        ("[]", "this version reads format 1"),
+        ('{"format": 1', "cannot be read"),
+        ("", "cannot be read"),
+        ('{"format": 1}', "incomplete or its parts do not fit"),
+    ],
+)
+def test_a_bundle_json_that_is_not_ours_is_refused(tmp_path, content, told):
+    (tmp_path / "bundle.json").write_text(content)
+    with pytest.raises(BundleError, match=told):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["format", "plugins", "encoder", "tasks"])
+def test_a_bundle_json_that_lacks_a_key_is_refused(saved, key):
+    about = json.loads((saved / "bundle.json").read_text())
+    del about[key]
+    (saved / "bundle.json").write_text(json.dumps(about))
+    with pytest.raises(BundleError, match="this version reads format 1|incomplete or its parts do not fit"):
+        load_bundle(saved)
+
+
+@pytest.mark.parametrize("name", ["heads.safetensors", "encoder/model.safetensors", "encoder/config.json", "encoder/tokenizer.json"])
+@pytest.mark.parametrize("how", ["torn", "gone"])
+def test_a_file_that_is_torn_or_gone_is_an_error(saved, name, how):
+    path = saved / name
+    content = path.read_bytes()
+    if how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content[: len(content) // 2])
+    with pytest.raises((BundleError, EncoderError), match=str(saved)):
+        load_bundle(saved)
+
+
+def test_heads_of_another_model_do_not_fit(saved, encoder_folder, tmp_path):
+    other = make_bundle(encoder_folder, tasks()[0])
+    other.save(tmp_path / "other")
+    (saved / "heads.safetensors").write_bytes((tmp_path / "other" / "heads.safetensors").read_bytes())
+    with pytest.raises(BundleError, match=r"its parts do not fit.*Missing key"):
+        load_bundle(saved)
+
+
+def test_a_kind_whose_plugin_is_not_installed_is_named(saved):
+    about = json.loads((saved / "bundle.json").read_text())
+    about["tasks"][0]["task"]["kind"] = "poetry"
+    (saved / "bundle.json").write_text(json.dumps(about))
+    with pytest.raises(UnknownNameError, match="Unknown kind 'poetry'"):
+        load_bundle(saved)

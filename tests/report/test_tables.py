@@ -1,0 +1,136 @@
+"""Tables: figures, differences, spreads and dashes."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+
+from mtl.report.tables import (
+    Column,
+    Table,
+    budget_table,
+    columns_of,
+    difference,
+    figure,
+    signed,
+    spread,
+    task_table,
+    transfer_table,
+)
+
+
+def result(strategy, value=0.5, *, skill=0.0, seed=0, targets=None, tasks=("mood",)):
+    about = {
+        "metric": "accuracy",
+        "higher_is_better": True,
+        "value": value,
+        "trivial": 0.25,
+        "skill": skill,
+        "rows": {"train": 8, "validation": 2, "test": 4},
+        "examples_seen": 16,
+    }
+    return {"strategy": strategy, "seed": seed, "tasks": dict.fromkeys(tasks, about), "targets": targets or {}}
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.5, "0.500"), (1 / 3, "0.333"), (-0.25, "-0.250"), (None, "–"), (math.nan, "–")])
+def test_a_figure_has_three_decimals_or_is_a_dash(value, text):
+    assert figure(value) == text
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([], "–"),
+        ([0.5], "0.500"),
+        ([0.2, 0.4], "0.300 ±0.141"),  # sd with n − 1: √(0.1² + 0.1²) = 0.1414
+        ([1.0, 2.0, 3.0], "2.000 ±1.000"),
+        ([math.nan], "–"),
+    ],
+)
+def test_a_spread_is_mean_and_standard_deviation(values, text):
+    assert spread(values) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.1, "+0.100"), (-0.1, "−0.100"), (0.0, "+0.000"), (math.nan, "–")])
+def test_a_difference_shows_its_sign(value, text):
+    assert signed(value) == text
+
+
+def test_a_difference_is_that_of_the_means():
+    assert difference([0.5, 0.7], [0.4]) == "+0.200"
+    assert difference([], [0.4]) == "–"
+
+
+def test_differences_are_to_single_task_training():
+    columns = [Column("single", [result("single", 0.6, skill=0.4)]), Column("joint", [result("joint", 0.5, skill=0.3)])]
+    table = task_table(columns)
+    assert table.columns == ["task", "metric", "rows", "trivial", "single", "joint", "Δ joint"]
+    assert table.rows == [
+        ["mood", "accuracy ↑", "4", "0.250", "0.600", "0.500", "−0.100"],
+        ["all, mean skill", "skill ↑", "", "0.000", "0.400", "0.300", "−0.100"],
+    ]
+    assert any("minus single" in note for note in table.notes)
+
+
+def test_without_single_there_are_no_differences():
+    table = task_table([Column("joint", [result("joint")])])
+    assert table.columns == ["task", "metric", "rows", "trivial", "joint"]
+    assert any("One seed" in note for note in table.notes)
+
+
+def test_runs_that_differ_in_their_seed_are_one_column():
+    points = [{"strategy": s, "seed": n} for s in ("single", "joint") for n in (0, 1)]
+    columns = columns_of(points, [result(point["strategy"], 0.5 + 0.2 * point["seed"]) for point in points])
+    assert [(column.label, len(column.runs)) for column in columns] == [("single", 2), ("joint", 2)]
+    table = task_table(columns)
+    assert table.rows[0][4:] == ["0.600 ±0.141", "0.600 ±0.141", "+0.000"]
+    assert "Mean ± sd over 2 seeds." in table.notes
+
+
+def test_an_undefined_value_is_a_dash():
+    assert task_table([Column("joint", [result("joint", None)])]).rows[0][4] == "–"
+
+
+def test_a_run_that_trains_nothing_has_no_task_table():
+    assert task_table([Column("none", [result("none", tasks=())])]) is None
+    assert budget_table([Column("none", [result("none", tasks=())])]) is None
+
+
+def test_transfer_is_compared_with_the_untouched_encoder():
+    none = result("none", targets={"none": {"health": {"5": [0.4, 0.6]}}}, tasks=())
+    joint = result("joint", targets={"joint": {"health": {"5": [0.7, 0.9]}}})
+    table = transfer_table([Column("none", [none]), Column("joint", [joint])])
+    assert table.columns == ["encoder", "health, 5 shots", "Δ mean"]
+    assert table.rows == [["none", "0.500 ±0.141", ""], ["joint", "0.800 ±0.141", "+0.300"]]
+
+
+def test_a_model_for_each_task_is_a_row_of_its_own():
+    single = result("single", targets={"mood": {"health": {"5": [0.5]}}, "rating": {"health": {"5": [0.6]}}})
+    table = transfer_table([Column("single", [single])])
+    assert [row[0] for row in table.rows] == ["single: mood", "single: rating"]
+
+
+def test_no_targets_have_no_table():
+    assert transfer_table([Column("joint", [result("joint")])]) is None
+
+
+def test_the_budget_is_what_each_task_has_seen():
+    assert budget_table([Column("joint", [result("joint")])]).rows == [["mood", "16"]]
+
+
+def test_a_table_as_markdown():
+    table = Table("Title", ["name", "value"], [["a", "1"]], ["A note."])
+    assert table.markdown() == "## Title\n\n| name | value |\n| --- | ---: |\n| a | 1 |\n\nA note.\n"
+
+
+def test_a_table_on_a_console_shows_every_cell_and_colours_differences():
+    from rich.console import Console
+
+    console = Console(record=True, width=100, force_terminal=True, file=io.StringIO())
+    Table("Title", ["name", "Δ joint"], [["up", "+0.100"], ["down", "−0.100"]], ["A note."]).show(console)
+    text = console.export_text(styles=True)
+    assert all(part in text for part in ("Title", "up", "down", "A note."))
+    assert "\x1b[32m+0.100" in text  # green
+    assert "\x1b[31m−0.100" in text  # red
