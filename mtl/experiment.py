@@ -35,7 +35,7 @@ class Experiment:
 
     def __init__(self, config: ExperimentConfig, plugins: Sequence[str] = ()) -> None:
         self.config = config
-        self._named_plugins = (*config.plugins, *plugins)
+        self._named_plugins = (*(_from_base(plugin, config.base) for plugin in config.plugins), *plugins)
 
     @classmethod
     def of(cls, **values: Any) -> Experiment:
@@ -80,6 +80,12 @@ class Experiment:
         write_json(folder / "comparison.json", comparison)
         write_comparison(folder, comparison, [run["results"] for run in runs])
         return Finished(folder, runs)
+
+
+def _from_base(plugin: str, base: Path) -> str:
+    """Let a plugin's file in an experiment be found from the experiment's folder, as data are."""
+    file, colon, attribute = plugin.partition(":")
+    return f"{base / file}{colon}{attribute}" if file.endswith(".py") else plugin
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = (), plugins: Sequence[str] = ()) -> Experiment:

@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import platform
-import resource
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import yaml
 
-import mtl
 from mtl.components import Builder
 from mtl.config import ExperimentConfig
 from mtl.data.features import Tokenizer, default_cache, featurize
 from mtl.data.sources import load_splits
-from mtl.errors import CheckpointError, ConfigError, DataError, MTLError, UnknownNameError
-from mtl.files import locked, read_json, to_json, write_json, write_text
+from mtl.errors import CheckpointError, ConfigError, MTLError, UnknownNameError
+from mtl.files import locked, read_json, to_json, write_json
 from mtl.kind import TaskKind
 from mtl.model.bundle import Bundle
 from mtl.model.encoder import Encoder, find_device, load_encoder
-from mtl.model.inference import TaskData, evaluate, evaluate_trivial, skill_of
+from mtl.model.inference import TaskData, evaluate
 from mtl.model.multitask import MultiTaskModel
 from mtl.plugins import Plugins
+from mtl.record import RESULTS_VERSION, check_fingerprints, describe, summarize, timing
 from mtl.report.write import write_report
 from mtl.seeds import seed_of
 from mtl.task import SPLITS, Task
@@ -41,7 +35,6 @@ from mtl.training.weighting import TaskLoss
 from mtl.transfer.adaptation import check_shots, few_shot
 
 _LOG = logging.getLogger(__name__)
-RESULTS_VERSION = 1
 
 
 class Display(Protocol):
@@ -126,7 +119,8 @@ class Run:
     def _execute(self) -> dict[str, Any]:
         config, started = self.config, time.monotonic()
         self.check()
-        self._describe()
+        plugins = {info.name: info.distribution for info in self.plugins.infos.values() if not info.failure}
+        describe(self.folder, config, plugins)
         self.plugins.call("mtl_run_start", run=self)
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -138,7 +132,7 @@ class Run:
         data = {task.name: self._load(task, encoder.tokenizer) for task in (*sources, *targets)}
         for target in targets:
             check_shots(data[target.name], config.targets.shots if config.targets else ())
-        self._check_fingerprints(data)
+        check_fingerprints(self.folder, data)
         trained = {task.name: data[task.name] for task in sources}
         examples = self._plan(trained)
         groups: dict[str, Any] = {}
@@ -154,8 +148,8 @@ class Run:
             for leftover in [*(folder / "checkpoints").glob("*"), folder / "best.safetensors"]:
                 leftover.unlink(missing_ok=True)  # not before the result is there: a kill would cost the whole training
             groups[group] = read_json(done, CheckpointError)
-        results: dict[str, Any] = json.loads(to_json(self._results(trained, groups, examples)))
-        write_json(self.folder / "timing.json", _timing(started))
+        results: dict[str, Any] = json.loads(to_json(summarize(config, trained, groups)))
+        write_json(self.folder / "timing.json", timing(started))
         write_report(self.folder, results)
         write_json(self.folder / "results.json", results)  # last: it says that the run is finished
         self.plugins.call("mtl_run_end", run=self, results=results)
@@ -253,8 +247,14 @@ class Run:
         tests = {name: evaluate(model, task, "test", size=size) for name, task in data.items()}
         brought = {kind.task.kind: self.plugins.kinds.origin(kind.task.kind) for kind in kinds.values()}
         Bundle(model, config.encoder, brought).save(folder)
-        best = {"steps": progress.step, "examples": progress.examples, "best_step": progress.best_step or progress.step}
-        return {"tasks": tests} | best | {"stopped_early": progress.stopped}
+        return {
+            "tasks": tests,
+            "steps": progress.step,
+            "examples": progress.examples,
+            "examples_by_task": progress.examples_by_task,
+            "best_step": progress.best_step or progress.step,
+            "stopped_early": progress.stopped,
+        }
 
     def _transfer(self, encoder: Encoder, targets: Sequence[TaskData]) -> dict[str, dict[str, list[float]]]:
         """Measure few-shot transfer of the encoder as it is now: target → shots → figure of each draw."""
@@ -279,69 +279,6 @@ class Run:
             }
         return figures
 
-    def _results(self, data: Mapping[str, TaskData], groups: Mapping[str, Any], examples: Mapping[str, int]) -> dict[str, Any]:
-        tests = {name: values for group in groups.values() for name, values in group["tasks"].items()}
-        tasks = {}
-        trivial = {name: evaluate_trivial(task, "test") for name, task in data.items() if name in tests}
-        shown = [task for name, task in data.items() if name in tests]
-        tests = {name: {key: _number(value) for key, value in values.items()} for name, values in tests.items()}
-        skills = skill_of(shown, tests, trivial)
-        for task in shown:
-            metric = task.kind.primary_metric
-            tasks[task.name] = {
-                "kind": task.kind.task.kind,
-                "metric": metric.name,
-                "higher_is_better": metric.higher_is_better,
-                "value": tests[task.name][metric.name],
-                "trivial": trivial[task.name][metric.name],
-                "skill": skills[task.name],
-                "rows": {split: len(features) for split, features in task.splits.items()},
-                "examples_seen": examples[task.name],
-                "test": tests[task.name],
-            }
-        models = {
-            name: {key: group[key] for key in ("steps", "examples", "best_step", "stopped_early") if key in group}
-            for name, group in groups.items()
-        }
-        return {
-            "version": RESULTS_VERSION,
-            "experiment": self.config.name,
-            "hash": self.config.hash,
-            "strategy": self.config.strategy.name,
-            "seed": self.config.seed,
-            "tasks": tasks,
-            "models": models,
-            "targets": {name: group["targets"] for name, group in groups.items()} if self.config.targets else {},
-        }
-
-    def _describe(self) -> None:
-        """Write down what is run and where, before it begins."""
-        plain = self.config.model_dump(mode="json", exclude={"compare"})
-        write_text(self.folder / "config.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
-        plugins = {info.name: info.distribution for info in self.plugins.infos.values() if not info.failure}
-        write_json(self.folder / "environment.json", _environment() | {"plugins": plugins})
-
-    def _check_fingerprints(self, data: Mapping[str, TaskData]) -> None:
-        """Write the fingerprints of the data down, or compare them with those of the first start."""
-        found = {
-            name: {
-                split: {"source": features.rows.source, "rows": len(features), "fingerprint": features.rows.fingerprint}
-                for split, features in task.splits.items()
-            }
-            for name, task in data.items()
-        }
-        path = self.folder / "data.json"
-        if path.is_file():
-            before = read_json(path, CheckpointError)
-            for name, splits in found.items():
-                for split, about in splits.items():
-                    if before.get(name, {}).get(split, about)["fingerprint"] != about["fingerprint"]:
-                        raise DataError(
-                            f"Task {name!r}: {about['source']} has changed since this run was started. Remove {self.folder} to "
-                            "start again, or give the experiment another name."
-                        )
-        write_json(path, found)
-
 
 class _Watcher:
     """Passes a training's progress on to plugins and to the display."""
@@ -361,37 +298,5 @@ class _Watcher:
         self._run.plugins.call("mtl_evaluation_end", run=self._run, group=self._run.group, step=step, metrics=metrics)
 
 
-def _number(value: Any) -> Any:
-    """Take JSON's null for an undefined figure back as NaN."""
-    return float("nan") if value is None else value
-
-
 def _folder_name(group: str) -> str:
     return group.replace("/", ".")
-
-
-def _timing(started: float) -> dict[str, Any]:
-    """Return what the last start took; CPU time says more than wall time where others share the machine."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return {
-        "wall_seconds": round(time.monotonic() - started, 1),
-        "process_cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-        "peak_memory_bytes": usage.ru_maxrss * unit,
-    }
-
-
-def _environment() -> dict[str, Any]:
-    packages = ("transformers", "datasets", "scikit-learn", "numpy")
-    return {
-        "mtl": mtl.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "packages": {"torch": torch.__version__, **{name: version(name) for name in packages}},
-    }
-
-
-__all__ = ["RESULTS_VERSION", "Display", "MTLError", "Run"]

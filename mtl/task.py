@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Annotated, Any, Literal
 
@@ -60,8 +61,8 @@ class ListData(Frozen):
 
 def _read_data(value: Any) -> Any:
     """Let a path, a list of rows, or a mapping from split to either stand for its declaration."""
-    if isinstance(value, str):
-        return FileData(files=value)
+    if isinstance(value, str | os.PathLike):
+        return FileData(files=os.fspath(value))
     if isinstance(value, list):
         return ListData(rows=value)
     if isinstance(value, dict) and value.keys() <= set(SPLITS) and value:

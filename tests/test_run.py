@@ -1,9 +1,32 @@
+"""Whole runs: what lies in the folder, and that the same file and seed give the same bytes."""
+
 from __future__ import annotations
 
 import json
+import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+from conftest import ROOT, sentiment_rows, splits
+
 import mtl
+from mtl.errors import CheckpointError, ConfigError, PluginError, TrainingError, UnknownNameError
+
+BYTES = (
+    "results.json",
+    "results.md",
+    "models/*/bundle.json",
+    "models/*/*.safetensors",
+    "models/*/encoder/*",
+    "models/*/log.jsonl",
+)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for pattern in BYTES for path in folder.glob(pattern)}
 
 
 def test_an_experiment_trains_three_kinds_on_one_encoder(experiment_values):
@@ -15,3 +38,110 @@ def test_an_experiment_trains_three_kinds_on_one_encoder(experiment_values):
     for file in ("config.yaml", "environment.json", "data.json", "results.md", "models/joint/bundle.json"):
         assert (finished.folder / file).is_file(), file
     assert list(Path(finished.folder).glob("plots/**/*.png"))
+    # Two epochs of 32 + 24 + 20 rows.
+    assert sum(about["examples_seen"] for about in results["tasks"].values()) == 152
+    assert results["tasks"]["mood"]["rows"] == {"train": 32, "validation": 16, "test": 16}
+    assert results["tasks"]["mood"]["trivial"] == 0.5
+    assert set(json.loads((finished.folder / "environment.json").read_text())["packages"]) >= {
+        "torch",
+        "transformers",
+        "datasets",
+    }
+
+
+def test_the_same_file_and_seed_give_the_same_bytes_here_and_in_another_process(experiment_values, write_experiment, tmp_path):
+    # Dropout, mixed batches and a weighting that learns: everything that could differ does something.
+    values = {**experiment_values, "strategy": {"name": "joint", "weighting": "random"}, "batch": {"size": 8, "mixed": True}}
+    file = write_experiment({**values, "budget": {"epochs": 1}})
+
+    def run_here(*overrides: str) -> dict[str, bytes]:
+        return contents(mtl.load_experiment(file, overrides).run().folder)
+
+    first = run_here(f"output={tmp_path}/first")
+    assert len(first) >= 8
+    assert run_here(f"output={tmp_path}/second") == first
+    other = run_here(f"output={tmp_path}/other", "seed=1")
+    assert other["models/joint/heads.safetensors"] != first["models/joint/heads.safetensors"]
+    assert json.loads(other["results.json"])["tasks"] != json.loads(first["results.json"])["tasks"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mtl", "run", str(file), "--json", "--output", str(tmp_path / "third")],
+        env={**os.environ, "PYTHONHASHSEED": "99"},
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        timeout=200,
+    )
+    printed = json.loads(done.stdout)
+    assert contents(Path(printed["folder"])) == first
+    assert printed["runs"][0]["results"] == json.loads(first["results.json"])
+
+
+def test_single_task_training_sees_the_same_examples_as_joint_training(experiment_values):
+    values = {**experiment_values, "tasks": experiment_values["tasks"][:2], "budget": {"epochs": 1}}
+    finished = mtl.Experiment.of(**values, compare={"strategy": ["single", "joint"]}).run()
+    single, joint = (run["results"] for run in finished.runs)
+    assert {name: about["examples_seen"] for name, about in single["tasks"].items()} == {
+        name: about["examples_seen"] for name, about in joint["tasks"].items()
+    }
+    assert set(single["models"]) == {"mood", "rating"}
+    assert set(joint["models"]) == {"joint"}
+    assert {run["point"]["strategy"] for run in finished.runs} == {"single", "joint"}
+    assert "Δ joint" in (finished.folder / "results.md").read_text()
+
+
+def test_every_cell_is_checked_before_the_first_runs(experiment_values):
+    with pytest.raises(UnknownNameError, match=r"Unknown strategy 'jiont'\. Did you mean 'joint'"):
+        mtl.Experiment.of(**experiment_values, compare={"strategy": ["single", "jiont"]}).run()
+    assert not list(Path(experiment_values["output"]).rglob("results.json"))
+
+
+def test_an_unknown_aggregate_is_refused(experiment_values):
+    with pytest.raises(UnknownNameError, match=r"Unknown aggregate 'moood'\. Did you mean 'mood'"):
+        mtl.Experiment.of(**{**experiment_values, "evaluation": {"aggregate": "moood"}}).run()
+
+
+def test_a_task_that_is_listed_twice_is_refused(experiment_values):
+    experiment_values["tasks"] *= 2
+    with pytest.raises(ConfigError, match="'mood' is listed twice"):
+        mtl.Experiment.of(**experiment_values).run()
+
+
+def test_results_of_another_version_are_not_taken(experiment_values):
+    experiment = mtl.Experiment.of(**experiment_values)
+    folder = Path(experiment_values["output"]) / "quick" / f"joint-{experiment.config.hash}"
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text('{"version": 0}')
+    with pytest.raises(CheckpointError, match="is of version 0.*Use another output folder"):
+        experiment.run()
+
+
+def test_a_task_may_have_the_name_of_an_attribute_of_torch(experiment_values):
+    values = {**experiment_values, "tasks": [{"name": "type", "kind": "classification", "data": splits(sentiment_rows(32))}]}
+    assert set(mtl.Experiment.of(**values).run().runs[0]["results"]["tasks"]) == {"type"}
+
+
+class Sore:
+    """Fails in a step, and again when it is told of the failure."""
+
+    @mtl.hookimpl
+    def mtl_step_end(self, step):
+        raise TrainingError("the first fault")
+
+    @mtl.hookimpl
+    def mtl_run_failed(self, error):
+        raise ValueError("the second fault")
+
+
+SORE = Sore()
+
+
+def test_a_fault_in_mtl_run_failed_does_not_hide_what_stopped_the_run(experiment_values, caplog):
+    experiment = mtl.Experiment.of(**experiment_values, plugins=[f"{__name__}:SORE"])
+    with caplog.at_level(logging.WARNING), pytest.raises(TrainingError, match="^the first fault$"):
+        experiment.run()
+    assert "SORE' (named by the user) raised in hook mtl_run_failed: ValueError: the second fault" in caplog.text
+
+
+def test_a_plugin_that_is_not_there_stops_before_anything_runs(experiment_values):
+    with pytest.raises(PluginError, match="Plugin 'no_such_plugin' cannot be loaded: ModuleNotFoundError"):
+        mtl.Experiment.of(**experiment_values, plugins=["no_such_plugin"]).run()

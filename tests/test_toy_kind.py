@@ -94,7 +94,10 @@ def mtl_command(monkeypatch, capsys):
 def test_a_new_kind_is_trained_evaluated_saved_loaded_and_asked(experiment_values, write_experiment, tmp_path, mtl_command):
     plugin = ["--plugin", f"{__file__}:Plugin"]
     data = {"train": rows(96, 0), "validation": rows(24, 96), "test": rows(24, 120)}
-    values = {**experiment_values, "tasks": [experiment_values["tasks"][0], {"name": "words", "kind": "word-count", "data": data}]}
+    values = {
+        **experiment_values,
+        "tasks": [experiment_values["tasks"][0], {"name": "words", "kind": "word-count", "data": data}],
+    }
     file = write_experiment({**values, "budget": {"epochs": 6}})
     assert {"name": "word-count", "plugin": f"'{__file__}:Plugin' (named by the user)"} in json.loads(
         mtl_command("tasks", "--json", *plugin)

@@ -130,16 +130,17 @@ class Tokenizer:
         backend: The ``PreTrainedTokenizerFast``.
         max_length: The most tokens of a sequence.
         cache: Folder of cached sequences; ``None`` keeps nothing.
+        segments: Whether the encoder reads ``token_type_ids``.
     """
 
-    def __init__(self, backend: Any, max_length: int, cache: Path | None = None) -> None:
+    def __init__(self, backend: Any, max_length: int, cache: Path | None = None, *, segments: bool = True) -> None:
         self.backend, self.max_length, self.cache = backend, max_length, cache
         self.pad_id = int(backend.pad_token_id or 0)
-        self.has_segments = "token_type_ids" in backend.model_input_names
+        self.has_segments = segments and "token_type_ids" in backend.model_input_names
         backend.backend_tokenizer.no_truncation()  # set anew by every call; the fingerprint is not to depend on the last
         backend.backend_tokenizer.no_padding()
         rules = backend.backend_tokenizer.to_str()
-        self._fingerprint = f"{_CACHE_VERSION}|{max_length}|{hashlib.sha256(rules.encode()).hexdigest()}"
+        self._fingerprint = f"{_CACHE_VERSION}|{max_length}|{self.has_segments}|{hashlib.sha256(rules.encode()).hexdigest()}"
 
     def __call__(self, requests: Sequence[Request], *, words: bool = False) -> Tokenized:
         """Tokenise ``requests``, or take them from the cache; ``words`` asks for the places of words too."""
@@ -184,7 +185,8 @@ class Tokenizer:
         )
 
     def _encode(self, chunk: Sequence[Request]) -> Any:
-        options = {"truncation": True, "max_length": self.max_length, "return_attention_mask": False}
+        options = {"truncation": True, "max_length": self.max_length}
+        options |= {"return_attention_mask": False, "return_token_type_ids": self.has_segments}
         if isinstance(chunk[0], tuple):
             return self.backend([pair[0] for pair in chunk], [pair[1] for pair in chunk], **options)
         return self.backend(list(chunk), is_split_into_words=isinstance(chunk[0], list), **options)

@@ -156,7 +156,9 @@ def _read_file(path: Path) -> _Table:
         raise DataError(f"{path}: cannot tell the format. Known endings: {', '.join(_FORMATS)}, each also with .gz.")
     if path.stat().st_size == 0:
         return _Table(Dataset.from_dict({}), str(path), "empty")
-    options = {"sep": "\t"} if suffixes[-1] == ".tsv" else {}
+    options: dict[str, Any] = {}
+    if form == "csv":  # an empty cell is missing; "NA" and "None" are texts
+        options = {"sep": "\t" if suffixes[-1] == ".tsv" else ",", "keep_default_na": False, "na_values": [""]}
     with _explained(str(path), lambda: _first_bad_line(path, form)):
         _check_encoding(path, form)
         try:

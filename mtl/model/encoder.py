@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -117,7 +118,8 @@ class Encoder(nn.Module):
         in_bfloat16 = self.precision == "bf16" or (self.precision == "auto" and has_bfloat16(mask.device))
         with torch.autocast(mask.device.type, torch.bfloat16, enabled=in_bfloat16):
             states = self.backbone(**inputs).last_hidden_state
-        states = states.float()
+        if in_bfloat16:
+            states = states.float()  # a model in float64 stays so
         return Encoded(states, mask, _POOLING[self.pooling](states, mask))
 
     def freeze(self, what: str | int) -> None:
@@ -210,7 +212,9 @@ def load_encoder(
     limit = getattr(settings, "max_position_embeddings", None) or config.max_length
     if config.max_length > limit:
         raise EncoderError(f"encoder.max_length is {config.max_length}, but {config.name!r} reads at most {limit} tokens.")
-    encoder = Encoder(backbone, Tokenizer(tokenizer, config.max_length, cache), config.pooling, config.precision)
+    segments = "token_type_ids" in inspect.signature(backbone.forward).parameters
+    reader = Tokenizer(tokenizer, config.max_length, cache, segments=segments)
+    encoder = Encoder(backbone, reader, config.pooling, config.precision)
     encoder.freeze(config.freeze)
     _LOG.info("encoder %s: %s attention", config.name, encoder.attention)
     return encoder

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,6 +49,7 @@ class Progress:
 
     step: int = 0
     examples: int = 0
+    examples_by_task: dict[str, int] = field(default_factory=dict)
     evaluations: int = 0
     best_score: float | None = None
     best_step: int = 0
@@ -160,6 +161,9 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         progress.step += 1
         progress.examples += seen
+        for batch in draw:
+            for name, part in batch.parts.items():
+                progress.examples_by_task[name] = progress.examples_by_task.get(name, 0) + part.rows
         self.strategy.end_step(report, progress.examples / self.schedule.examples)
         self._reports.append((progress.step, progress.examples, factor, norm, report))
         if len(self._reports) >= _LOG_EVERY_STEPS:

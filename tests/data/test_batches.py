@@ -33,7 +33,9 @@ def encoder(encoder_folder):
     from mtl.config import EncoderConfig
     from mtl.model.encoder import load_encoder
 
-    return load_encoder(EncoderConfig(name=str(encoder_folder), max_length=32), encoder_folder, attention="sdpa")
+    return load_encoder(
+        EncoderConfig(name=str(encoder_folder), max_length=32, precision="fp32"), encoder_folder, attention="sdpa"
+    )
 
 
 @pytest.fixture(scope="module")

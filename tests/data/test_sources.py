@@ -238,3 +238,11 @@ def test_an_empty_file_has_no_rows(tmp_path):
     (tmp_path / "rows.csv").write_bytes(b"")
     with pytest.raises(DataError, match=r"rows\.csv\) has no rows"):
         load_splits(task_of("rows.csv"), ROLES, tmp_path)
+
+
+def test_a_csv_cell_that_spells_na_or_none_stays_a_text(tmp_path):
+    lines = ["text,label", *(f"row {number},{('NA', 'None', 'null')[number % 3]}" for number in range(30))]
+    (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
+    task = Task(name="t", kind="classification", data=dict.fromkeys(("train", "validation", "test"), "rows.csv"))
+    rows = load_splits(task, {"text": True, "label": True}, tmp_path)
+    assert set(rows["train"]["label"]) == {"NA", "None", "null"}

@@ -244,7 +244,11 @@ def test_loading_runs_nothing_that_lies_in_the_folder(saved):
     (saved / "encoder/config.json").write_text(json.dumps(settings))
     before = set(sys.modules)
     load_bundle(saved).predict(["the cat"])
-    assert not [name for name in set(sys.modules) - before if getattr(sys.modules[name], "__file__", "") and str(saved) in str(sys.modules[name].__file__)]
+    assert not [
+        name
+        for name in set(sys.modules) - before
+        if getattr(sys.modules[name], "__file__", "") and str(saved) in str(sys.modules[name].__file__)
+    ]
 
 
 def test_weights_as_a_pickle_are_not_taken(saved):
@@ -296,7 +300,9 @@ def test_a_bundle_json_that_lacks_a_key_is_refused(saved, key):
         load_bundle(saved)
 
 
-@pytest.mark.parametrize("name", ["heads.safetensors", "encoder/model.safetensors", "encoder/config.json", "encoder/tokenizer.json"])
+@pytest.mark.parametrize(
+    "name", ["heads.safetensors", "encoder/model.safetensors", "encoder/config.json", "encoder/tokenizer.json"]
+)
 @pytest.mark.parametrize("how", ["torn", "gone"])
 def test_a_file_that_is_torn_or_gone_is_an_error(saved, name, how):
     path = saved / name

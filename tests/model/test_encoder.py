@@ -172,3 +172,18 @@ def test_what_is_saved_does_not_depend_on_what_was_tokenised(encoder_folder, tmp
     fresh.save(tmp_path / "fresh")
     for path in (tmp_path / "used").iterdir():
         assert path.read_bytes() == (tmp_path / "fresh" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize("architecture", ["DistilBert", "Roberta", "Electra", "ModernBert"])
+def test_other_architectures_train_too(architecture, encoder_folder, experiment_values, tmp_path):
+    import transformers
+
+    sizes = {"vocab_size": 200, "num_attention_heads": 2, "max_position_embeddings": 64}
+    config = getattr(transformers, f"{architecture}Config")(
+        **sizes, hidden_size=16, num_hidden_layers=2, intermediate_size=32, dim=16, hidden_dim=32, n_layers=2, n_heads=2, pad_token_id=0
+    )
+    getattr(transformers, f"{architecture}Model")(config).save_pretrained(tmp_path / "encoder")
+    transformers.AutoTokenizer.from_pretrained(encoder_folder).save_pretrained(tmp_path / "encoder")
+    values = {**experiment_values, "encoder": {"name": str(tmp_path / "encoder"), "max_length": 32, "freeze": 1}}
+    results = mtl.Experiment.of(**{**values, "budget": {"epochs": 0.5}}).run().runs[0]["results"]
+    assert set(results["tasks"]) == {"mood", "rating", "places"}

@@ -50,7 +50,7 @@ def _one_thread():
 @pytest.fixture
 def work(encoder_folder):
     """A model for three kinds of task without dropout, its kinds and its features."""
-    config = EncoderConfig(name=str(encoder_folder), max_length=32, dropout=0.0)
+    config = EncoderConfig(name=str(encoder_folder), max_length=32, dropout=0.0, precision="fp32")
     encoder = load_encoder(config, encoder_folder, attention="sdpa")
     kinds, features = {}, {}
     for name, (cls, columns) in GIVEN.items():

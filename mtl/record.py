@@ -1,0 +1,130 @@
+"""What a run writes down of itself: its configuration, environment, data, time and results."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import mtl
+from mtl.config import ExperimentConfig
+from mtl.errors import CheckpointError, DataError
+from mtl.files import read_json, write_json, write_text
+from mtl.model.inference import TaskData, evaluate_trivial, skill_of
+
+RESULTS_VERSION = 1
+
+
+def describe(folder: Path, config: ExperimentConfig, plugins: Mapping[str, str]) -> None:
+    """Write down what is run, where and with which plugins, before it begins."""
+    plain = config.model_dump(mode="json", exclude={"compare"})
+    write_text(folder / "config.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+    write_json(folder / "environment.json", _environment() | {"plugins": dict(plugins)})
+
+
+def check_fingerprints(folder: Path, data: Mapping[str, TaskData]) -> None:
+    """Write the fingerprints of the data down, or compare them with those of the first start.
+
+    Raises:
+        DataError: If data have changed since.
+    """
+    found = {
+        name: {
+            split: {"source": features.rows.source, "rows": len(features), "fingerprint": features.rows.fingerprint}
+            for split, features in task.splits.items()
+        }
+        for name, task in data.items()
+    }
+    path = folder / "data.json"
+    if path.is_file():
+        before = read_json(path, CheckpointError)
+        for name, splits in found.items():
+            for split, about in splits.items():
+                if before.get(name, {}).get(split, about)["fingerprint"] != about["fingerprint"]:
+                    raise DataError(
+                        f"Task {name!r}: {about['source']} has changed since this run was started. Remove {folder} to "
+                        "start again, or give the experiment another name."
+                    )
+    write_json(path, found)
+
+
+def summarize(config: ExperimentConfig, data: Mapping[str, TaskData], groups: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's results: every task's metrics, the models behind them, and transfer to the targets.
+
+    Args:
+        config: The experiment.
+        data: The source tasks.
+        groups: For each model its test metrics, its steps and examples, and its transfer.
+    """
+    tests = {name: values for group in groups.values() for name, values in group["tasks"].items()}
+    seen = {name: count for group in groups.values() for name, count in group.get("examples_by_task", {}).items()}
+    tasks = {}
+    trivial = {name: evaluate_trivial(task, "test") for name, task in data.items() if name in tests}
+    shown = [task for name, task in data.items() if name in tests]
+    tests = {name: {key: _number(value) for key, value in values.items()} for name, values in tests.items()}
+    skills = skill_of(shown, tests, trivial)
+    for task in shown:
+        metric = task.kind.primary_metric
+        tasks[task.name] = {
+            "kind": task.kind.task.kind,
+            "metric": metric.name,
+            "higher_is_better": metric.higher_is_better,
+            "value": tests[task.name][metric.name],
+            "trivial": trivial[task.name][metric.name],
+            "skill": skills[task.name],
+            "rows": {split: len(features) for split, features in task.splits.items()},
+            "examples_seen": seen.get(task.name, 0),
+            "test": tests[task.name],
+        }
+    models = {
+        name: {key: group[key] for key in ("steps", "examples", "best_step", "stopped_early") if key in group}
+        for name, group in groups.items()
+    }
+    return {
+        "version": RESULTS_VERSION,
+        "experiment": config.name,
+        "hash": config.hash,
+        "strategy": config.strategy.name,
+        "seed": config.seed,
+        "tasks": tasks,
+        "models": models,
+        "targets": {name: group["targets"] for name, group in groups.items()} if config.targets else {},
+    }
+
+
+def timing(started: float) -> dict[str, Any]:
+    """Return what the last start took; CPU time says more than wall time where others share the machine."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {
+        "wall_seconds": round(time.monotonic() - started, 1),
+        "process_cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_memory_bytes": usage.ru_maxrss * unit,
+    }
+
+
+def _environment() -> dict[str, Any]:
+    packages = ("transformers", "datasets", "scikit-learn", "numpy")
+    return {
+        "mtl": mtl.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "packages": {"torch": torch.__version__, **{name: version(name) for name in packages}},
+    }
+
+
+def _number(value: Any) -> Any:
+    """Take JSON's null for an undefined figure back as NaN."""
+    return float("nan") if value is None else value
