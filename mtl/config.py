@@ -352,7 +352,7 @@ def _assign(values: dict[str, Any], key: str, value: Any, where: str) -> None:
     *path, last = key.split(".")
     place = values
     for part in path:
-        inner = place.get(part)
+        inner = place.get(part, _default_name(part) if place is values else None)
         if isinstance(inner, str):
             inner = {"name": inner}
         if inner is not None and not isinstance(inner, dict):
@@ -365,6 +365,12 @@ def _assign(values: dict[str, Any], key: str, value: Any, where: str) -> None:
         near = did_you_mean(last, ExperimentConfig.model_fields)
         raise ConfigError(f"{where}: there is no key {last!r}. {near}".strip())
     place[last] = value
+
+
+def _default_name(key: str) -> str | None:
+    """Return the name that a key stands for where the file does not have it: ``joint`` for ``strategy``."""
+    field = ExperimentConfig.model_fields.get(key)
+    return field.default.name if field is not None and isinstance(field.default, Choice) else None
 
 
 def _keys_of(model: type[BaseModel]) -> list[str]:

@@ -24,6 +24,12 @@ class Finished:
     folder: Path
     runs: list[dict[str, Any]]
 
+    def __str__(self) -> str:
+        """Return the tables as Markdown."""
+        from mtl.report.write import read_results, tables_of
+
+        return "\n".join(table.markdown() for table in tables_of(*read_results(self.folder)))
+
 
 class Experiment:
     """An experiment, ready to run.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ValidationError
 
-from mtl.errors import ConfigError, did_you_mean, explain_validation
+from mtl.errors import ConfigError, PluginError, did_you_mean, explain_validation
 from mtl.metrics import Array, Metric, Outcome
 from mtl.task import Frozen, Task
 
@@ -57,7 +57,11 @@ class TaskKind(ABC):
 
     def __init__(self, task: Task, extra_metrics: Sequence[Metric] = ()) -> None:
         self.task = task
-        self.all_metrics: dict[str, Metric] = {metric.name: metric for metric in (*self.metrics, *extra_metrics)}
+        self.all_metrics: dict[str, Metric] = {metric.name: metric for metric in self.metrics}
+        for metric in extra_metrics:
+            if metric.name in self.all_metrics:
+                raise PluginError(f"A plugin registered the metric {metric.name!r}, which kind {task.kind!r} has. Rename it.")
+            self.all_metrics[metric.name] = metric
         for role in task.columns:
             if role not in self.roles:
                 hint = did_you_mean(role, self.roles) or "Write it as role: column."

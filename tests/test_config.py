@@ -121,3 +121,11 @@ def test_the_hash_changes_with_what_may_change_the_result_and_with_nothing_else(
 def test_a_choice_keeps_its_options_apart():
     assert Choice.model_validate("dwa").options == {}
     assert Choice.model_validate({"name": "dwa", "temperature": 2}).options == {"temperature": 2}
+
+
+def test_an_option_can_be_set_on_a_default_that_the_file_does_not_mention(tmp_path):
+    path = tmp_path / "short.yaml"
+    path.write_text("encoder: minilm\ntasks: [helpdesk/intent]\n")
+    config = load_config(path, ["strategy.weighting=dwa", "sampler.cap=100"])
+    assert (config.strategy.name, config.strategy.options) == ("joint", {"weighting": "dwa"})
+    assert (config.sampler.name, config.sampler.options) == ("proportional", {"cap": 100})

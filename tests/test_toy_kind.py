@@ -98,7 +98,7 @@ def test_a_new_kind_is_trained_evaluated_saved_loaded_and_asked(experiment_value
         **experiment_values,
         "tasks": [experiment_values["tasks"][0], {"name": "words", "kind": "word-count", "data": data}],
     }
-    file = write_experiment({**values, "budget": {"epochs": 6}})
+    file = write_experiment({**values, "budget": {"epochs": 12}})
     assert {"name": "word-count", "plugin": f"'{__file__}:Plugin' (named by the user)"} in json.loads(
         mtl_command("tasks", "--json", *plugin)
     )["kinds"]

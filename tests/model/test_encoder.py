@@ -179,9 +179,9 @@ def test_other_architectures_train_too(architecture, encoder_folder, experiment_
     import transformers
 
     sizes = {"vocab_size": 200, "num_attention_heads": 2, "max_position_embeddings": 64}
-    config = getattr(transformers, f"{architecture}Config")(
-        **sizes, hidden_size=16, num_hidden_layers=2, intermediate_size=32, dim=16, hidden_dim=32, n_layers=2, n_heads=2, pad_token_id=0
-    )
+    sizes |= {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 32, "pad_token_id": 0}
+    sizes |= {"dim": 16, "hidden_dim": 32, "n_layers": 2, "n_heads": 2}  # DistilBERT's names
+    config = getattr(transformers, f"{architecture}Config")(**sizes)
     getattr(transformers, f"{architecture}Model")(config).save_pretrained(tmp_path / "encoder")
     transformers.AutoTokenizer.from_pretrained(encoder_folder).save_pretrained(tmp_path / "encoder")
     values = {**experiment_values, "encoder": {"name": str(tmp_path / "encoder"), "max_length": 32, "freeze": 1}}
