@@ -12,7 +12,7 @@ import json
 import re
 import string
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,15 @@ def make_encoder(folder: Path, *, hidden: int = 32, layers: int = 2, dropout: fl
 def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer random BERT on disk, hidden size 32."""
     return make_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Keep small models from waiting for busy cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -19,15 +19,6 @@ from mtl_tasks.token_classification import TokenClassification
 TEXTS = ["the cat sat on the mat", "bob", "anna flew to paris"]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Keep a small model from waiting for busy cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def encoder(encoder_folder):
     from mtl.config import EncoderConfig

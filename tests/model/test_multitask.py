@@ -18,15 +18,6 @@ from mtl_tasks.classification import Classification
 ROWS = Rows({"text": ["the cat sat", "bob ran", "a dog"], "label": ["x", "y", "z"]}, "given", range(1, 4))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Keep a small model from waiting for busy cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def encoder(encoder_folder):
     return load_encoder(EncoderConfig(name=str(encoder_folder), max_length=32), encoder_folder, attention="sdpa")

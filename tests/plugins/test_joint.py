@@ -38,15 +38,6 @@ GIVEN = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Keep a small model from waiting for busy cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def work(encoder_folder):
     """A model for three kinds of task without dropout, its kinds and its features."""
