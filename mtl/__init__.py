@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mtl.training.strategy import Strategy
     from mtl.training.weighting import Weighting
     from mtl.transfer.adaptation import Adaptation
+    from mtl.transfer.protocol import Protocol
 
 #: Public name → module. Imported when first used, so that ``import mtl`` and ``mtl --help`` stay quick.
 _HOMES = {
@@ -31,6 +32,7 @@ _HOMES = {
     "MTLError": "mtl.errors",
     "Metric": "mtl.metrics",
     "Outcome": "mtl.metrics",
+    "Protocol": "mtl.transfer.protocol",
     "Sampler": "mtl.training.sampler",
     "Strategy": "mtl.training.strategy",
     "Task": "mtl.task",
@@ -51,6 +53,7 @@ __all__ = [
     "MTLError",
     "Metric",
     "Outcome",
+    "Protocol",
     "Sampler",
     "Strategy",
     "Task",

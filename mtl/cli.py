@@ -69,7 +69,9 @@ def run(
     _run(file, set_ or [], plugin or [], output, as_json)
 
 
-def _run(file: str, overrides: list[str], plugins: list[str], output: Path | None, as_json: bool) -> None:
+def _run(
+    file: str, overrides: list[str], plugins: list[str], output: Path | None, as_json: bool, bundles: list[Path] | None = None
+) -> None:
     from mtl.experiment import load_experiment
     from mtl.report.display import Bars, Quiet
 
@@ -77,7 +79,8 @@ def _run(file: str, overrides: list[str], plugins: list[str], output: Path | Non
         overrides = [*overrides, f"output={json.dumps(str(output))}"]
     experiment = load_experiment(file, overrides, plugins)
     _warn_of_failures(experiment.load_plugins())
-    finished = experiment.run(Bars() if sys.stderr.isatty() else Quiet())
+    display = Bars() if sys.stderr.isatty() else Quiet()
+    finished = experiment.run(display) if bundles is None else experiment.transfer(bundles, display)
     if as_json:
         _print_json({"folder": str(finished.folder), "runs": finished.runs})
         return
@@ -106,6 +109,70 @@ def predict(
         for row, answers in zip(rows, loaded.predict(rows, task, source=_name_of(input_), first_row=first), strict=True):
             typer.echo(json.dumps({"input": row, "predictions": answers}, ensure_ascii=False))
         first += len(rows)
+
+
+@app.command()
+def adapt(
+    bundle: Annotated[Path, typer.Argument(help="A model bundle, or a run with one.")],
+    support: Annotated[Path, typer.Option("--support", help="A file of rows of the new task: csv, tsv, json, jsonl, parquet.")],
+    name: Annotated[str, typer.Option("--name", help="What the new task is called.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the new bundle.")],
+    kind: Annotated[str, typer.Option("--kind", help="Its kind.")] = "classification",
+    column: Annotated[
+        list[str] | None, typer.Option("--column", help="role=column, for example text=message. Repeatable.")
+    ] = None,
+    adaptation: Annotated[
+        str | None, typer.Option("--adaptation", help="prototype, ridge, full, … Default: as the bundle was trained.")
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", "-s", help="An option of the adaptation: penalty=0.1.")] = None,
+    plugin: PluginOption = None,
+) -> None:
+    """Learn a new task from a few rows, and write a bundle with a head for it."""
+    from mtl.config import Choice
+    from mtl.errors import ConfigError
+    from mtl.model.bundle import load_bundle
+    from mtl.plugins import load_plugins
+    from mtl.task import Task
+    from mtl.transfer.adapt import adapt as learn
+
+    plugins = load_plugins(plugin or [])
+    options = {key: _value(text) for key, text in _pairs(set_ or [], "--set")}
+    if options and adaptation is None:
+        raise ConfigError("--set gives options to an adaptation: name it with --adaptation.")
+    choice = None if adaptation is None else Choice(name=adaptation, **options)
+    task = Task(name=name, kind=kind, data=[], columns=dict(_pairs(column or [], "--column")))
+    adapted = learn(load_bundle(bundle, plugins=plugins), task, support, choice, plugins)
+    adapted.save(output)
+    typer.echo(f"{output} answers {', '.join(adapted.tasks)}. Try it: echo 'your text' | mtl predict {output} --task {name}")
+
+
+def _pairs(entries: list[str], option: str) -> Iterator[tuple[str, str]]:
+    from mtl.errors import ConfigError
+
+    for entry in entries:
+        key, separator, value = entry.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"{option} {entry!r}: write {'role=column' if option == '--column' else 'key=value'}.")
+        yield key, value
+
+
+def _value(text: str) -> Any:
+    import yaml
+
+    return yaml.safe_load(text)
+
+
+@app.command()
+def transfer(
+    file: Annotated[str, typer.Argument(help="An experiment file with targets, or the name of one that a plugin brings.")],
+    bundle: Annotated[list[Path], typer.Option("--bundle", "-b", help="A trained bundle, or a run with one. Repeatable.")],
+    set_: SetOption = None,
+    plugin: PluginOption = None,
+    output: OutputOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure few-shot transfer of trained bundles, beside the untouched encoder, without training."""
+    _run(file, set_ or [], plugin or [], output, as_json, bundle)
 
 
 @app.command()

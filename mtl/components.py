@@ -43,7 +43,13 @@ class Builder:
     def __init__(self, plugins: Plugins) -> None:
         self._registries = {
             registry.what: registry
-            for registry in (plugins.strategies, plugins.weightings, plugins.samplers, plugins.adaptations)
+            for registry in (
+                plugins.strategies,
+                plugins.weightings,
+                plugins.samplers,
+                plugins.adaptations,
+                plugins.protocols,
+            )
         }
 
     def __call__(self, what: str, choice: Choice) -> Any:

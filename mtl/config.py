@@ -66,6 +66,8 @@ class EncoderConfig(Frozen):
         precision: ``bf16`` computes the encoder in bfloat16 by autocast, parameters staying float32; ``auto`` does so
             where the processor has it.
         dropout: Overrides the encoder's own dropout.
+        lora: Rank of low-rank updates that are put into the attention layers (Hu et al. 2022, arXiv:2106.09685), for
+            inner loops and adaptations of ``lora``. Default: none.
     """
 
     name: str = Field(min_length=1)
@@ -76,6 +78,7 @@ class EncoderConfig(Frozen):
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    lora: Annotated[int, Field(ge=1, le=1024)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -99,6 +102,37 @@ class BatchConfig(Frozen):
     mixed: bool = False
     accumulate: int = Field(default=1, ge=1)
     evaluation_size: int = Field(default=64, ge=1)
+
+
+def _check_span(value: int | tuple[int, int]) -> int | tuple[int, int]:
+    if isinstance(value, tuple) and value[0] > value[1]:
+        raise ValueError(f"the first of two numbers is the smaller one (found {value[0]} and {value[1]})")
+    return value
+
+
+_Count = Annotated[int, Field(ge=1)]
+#: A number, or the smallest and largest of numbers to draw from.
+Span = Annotated[_Count | tuple[_Count, _Count], AfterValidator(_check_span)]
+
+
+class EpisodesConfig(Frozen):
+    """What an episode of an episodic strategy is: so many ways (classes), shots (support rows a class) and queries.
+
+    Args:
+        ways: Classes of an episode, or the fewest and most to draw from.
+        shots: Support rows a class, or the fewest and most; rows in all for kinds without classes.
+        imbalanced: Whether each class draws its own number of shots.
+        queries: Query rows a class; rows in all for kinds without classes.
+        per_step: Episodes an optimiser step (the meta-batch).
+        names: Whether the classes' written names are read with the support.
+    """
+
+    ways: Span = 5
+    shots: Span = 5
+    imbalanced: bool = False
+    queries: int = Field(default=5, ge=1)
+    per_step: int = Field(default=1, ge=1)
+    names: bool = False
 
 
 class Budget(Frozen):
@@ -172,20 +206,37 @@ class CheckpointConfig(Frozen):
     every_seconds: Annotated[float, Field(ge=0)] = 60.0
 
 
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
 class TargetsConfig(Frozen):
     """Few-shot transfer to tasks that were not trained.
 
     Args:
         tasks: Names of the target tasks.
-        shots: Support rows a class.
-        draws: Support sets for each number of shots.
-        adaptation: How a support set becomes a predictor.
+        shots: Support rows a class; rows in all for kinds without classes. 0 is for methods that read label names.
+        protocol: Which rows are learned from and which are asked: ``domain``, ``episodic`` or ``supports``.
+        adaptation: How a support becomes a predictor; one or several. ``inner-loop`` is the way that the strategy
+            has practised.
+        validation: Tasks for meta-validation: the best weights and the options of ``tune`` are chosen by transfer to
+            these. Default: the weights are chosen by the validation splits of the sources.
+        validation_episodes: Episodes of each validation task and number of shots.
+        tune: Options of adaptations and the values to choose from on the validation tasks, such as
+            ``{logistic.C: [1, 10]}``. What is chosen is kept in the bundle.
+        overlap: What to do if a source and a target share a text: ``error``, ``drop`` it from training, or ``allow``.
+        baselines: Strategies that are run beside the one asked for, on the same budget and episodes.
     """
 
     tasks: tuple[str, ...] = Field(min_length=1)
-    shots: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(5,), min_length=1)
-    draws: int = Field(default=20, ge=1)
-    adaptation: Choice = Choice(name="prototype")
+    shots: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(5,), min_length=1)
+    protocol: Choice = Choice(name="domain")
+    adaptation: Annotated[tuple[Choice, ...], BeforeValidator(_as_list), Field(min_length=1)] = (Choice(name="prototype"),)
+    validation: tuple[str, ...] = ()
+    validation_episodes: _Count = 50
+    tune: dict[str, tuple[Any, ...]] = {}
+    overlap: Literal["error", "drop", "allow"] = "error"
+    baselines: tuple[str, ...] = ("none", "joint")
 
 
 def _read_task(value: Any) -> Any:
@@ -206,10 +257,12 @@ class ExperimentConfig(Frozen):
         strategy: How the parameters are learned.
         sampler: How the examples are shared among the tasks.
         batch: What one optimiser step learns from.
+        episodes: What an episodic strategy draws.
         budget: How much is learned from.
         optimizer: The optimiser and its schedule.
         evaluation: When the validation splits are looked at, and what follows from it.
         checkpoint: How often the state of a training is saved.
+        define: Values for ``${NAME}`` in other keys; before the environment's. May be an axis of ``compare``.
         compare: Axes: a key, with dots for inner keys, and its values. Every combination is a run.
         seed: Of everything random.
         device: ``auto``, ``cpu``, ``cuda``, …; ``auto`` is a GPU where there is one.
@@ -227,10 +280,12 @@ class ExperimentConfig(Frozen):
     strategy: Choice = Choice(name="joint")
     sampler: Choice = Choice(name="proportional")
     batch: BatchConfig = BatchConfig()
+    episodes: EpisodesConfig = EpisodesConfig()
     budget: Budget = Budget(epochs=3)
     optimizer: OptimizerConfig = OptimizerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    define: dict[str, str] = {}
     compare: dict[str, tuple[Any, ...]] = {}
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "auto"
@@ -261,8 +316,12 @@ class ExperimentConfig(Frozen):
             cell = json.loads(json.dumps(plain))
             for axis, value in point.items():
                 _assign(cell, axis, value, f"compare, axis {axis!r}")
-            cells.append((point, validate(cell, "compare")))
+            cells.append((point, validate(_expand(cell, "compare", {}, cell["define"]), "compare")))
         return cells
+
+    def with_strategy(self, name: str) -> ExperimentConfig:
+        """Return the same experiment with another strategy; none of the options of this one."""
+        return self.model_copy(update={"strategy": Choice(name=name)})
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -296,7 +355,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
             _assign(values, key, yaml.load(value, _Loader), f"--set {override!r}")  # noqa: S506  # a SafeLoader
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override!r}: the value is not valid YAML.") from error
-    return validate(_expand(values, str(path)), str(path))
+    return validate(_expand(values, str(path), os.environ, values.get("define") or {}), str(path))
 
 
 def validate(values: Any, where: str) -> ExperimentConfig:
@@ -329,19 +388,24 @@ def _yaml_fault(error: yaml.YAMLError) -> str:
     return f"{place}{getattr(error, 'problem', None) or ' '.join(str(error).split())}."
 
 
-def _expand(value: Any, where: str) -> Any:
+def _expand(value: Any, where: str, known: Mapping[str, str], defined: Mapping[str, str]) -> Any:
+    """Replace ``${NAME}`` in every text. First the environment's, with defaults; those that are defined when a cell is made."""
     if isinstance(value, dict):
-        return {key: _expand(item, where) for key, item in value.items()}
+        return {key: _expand(item, where, known, defined) for key, item in value.items()}
     if isinstance(value, list):
-        return [_expand(item, where) for item in value]
+        return [_expand(item, where, known, defined) for item in value]
     if not isinstance(value, str):
         return value
 
     def lookup(match: re.Match[str]) -> str:
         name, default = match.groups()
-        found = os.environ.get(name, default)
+        if name in defined:
+            return match[0] if known else str(defined[name])
+        found = known.get(name, default)
         if found is None:
-            raise ConfigError(f"{where}: the environment variable {name} is not set. Set it: {name}=… mtl run …")
+            raise ConfigError(
+                f"{where}: the environment variable {name} is not set. Set it: {name}=… mtl run …, or give it under 'define'."
+            )
         return found
 
     return _VARIABLE.sub(lookup, value)

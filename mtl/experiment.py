@@ -63,10 +63,9 @@ class Experiment:
             MTLError: If something in the experiment or its data is wrong.
         """
         from mtl.report.display import Quiet
-        from mtl.report.write import write_comparison
         from mtl.run import Run
 
-        cells = self.config.cells()
+        cells = with_baselines(self.config.cells())
         folder = self.config.output / self.config.name
         runs: list[dict[str, Any]] = []
         planned = []
@@ -76,16 +75,82 @@ class Experiment:
             planned.append((point, run))
         for point, run in planned:
             runs.append({"point": point, "folder": str(run.folder), "results": run.execute()})
-        if not self.config.compare:
+        if len(runs) == 1 and not self.config.compare:
             return Finished(Path(runs[0]["folder"]), runs)
+        return self._compare(folder, runs)
+
+    def transfer(self, bundles: Sequence[str | Path], display: Any = None) -> Finished:
+        """Measure few-shot transfer of trained bundles and of the untouched encoder; nothing is trained.
+
+        Args:
+            bundles: Folders of bundles, or of runs with one.
+            display: Shows progress.
+
+        Raises:
+            MTLError: If there are no targets, or something in the experiment, its data or a bundle is wrong.
+        """
+        from mtl.errors import ConfigError
+        from mtl.model.bundle import load_bundle
+        from mtl.report.display import Quiet
+        from mtl.run import Run
+
+        [(_, config), *more] = self.config.cells()
+        if more or config.targets is None:
+            fault = "has axes under 'compare'; take one point of them" if more else "has no 'targets'"
+            raise ConfigError(f"mtl transfer: the experiment {config.name!r} {fault}.")
+        config, folder = config.with_strategy("none"), config.output / config.name
+        runs: list[dict[str, Any]] = []
+        for place in (None, *bundles):
+            plugins = self.load_plugins()
+            loaded = None if place is None else load_bundle(place, plugins=plugins)
+            label = "none" if loaded is None else loaded.label
+            if loaded is not None and any(run["point"]["strategy"] == label for run in runs):
+                label = f"{label} {loaded.fingerprint}"
+            name = f"transfer-{label.split()[0]}-{config.hash}" + ("" if loaded is None else f"-{loaded.fingerprint}")
+            run = Run(config, plugins, folder / name, display or Quiet(), loaded)
+            run.check()
+            runs.append({"point": {"strategy": label}, "folder": str(run.folder), "results": run.execute()})
+        return self._compare(folder, runs)
+
+    def _compare(self, folder: Path, runs: list[dict[str, Any]]) -> Finished:
+        from mtl.report.write import write_comparison
+
         comparison = {
             "experiment": self.config.name,
-            "axes": {axis: list(values) for axis, values in self.config.compare.items()},
+            "axes": {axis: _distinct([run["point"][axis] for run in runs]) for axis in runs[0]["point"]},
             "cells": [{"point": run["point"], "folder": Path(run["folder"]).name} for run in runs],
         }
         write_json(folder / "comparison.json", comparison)
         write_comparison(folder, comparison, [run["results"] for run in runs])
         return Finished(folder, runs)
+
+
+Cell = tuple[dict[str, Any], ExperimentConfig]
+
+
+def with_baselines(cells: Sequence[Cell]) -> list[Cell]:
+    """Add the strategies that transfer is always shown beside, where they are not among the cells: first the baselines."""
+    if not any(config.targets and config.targets.baselines for _, config in cells):
+        return list(cells)
+    found: dict[str, Cell] = {}
+    for point, config in cells:
+        for name in config.targets.baselines if config.targets and has_sources(config) else ():
+            baseline = config if config.strategy.name == name else config.with_strategy(name)
+            found.setdefault(baseline.hash, ({**point, "strategy": name}, baseline))
+    for point, config in cells:
+        found.setdefault(config.hash, ({**point, "strategy": point.get("strategy", config.strategy.name)}, config))
+    return list(found.values())
+
+
+def has_sources(config: ExperimentConfig) -> bool:
+    """Tell whether there is a task to train."""
+    kept_out = {*config.targets.tasks, *config.targets.validation} if config.targets else set()
+    names = {task if isinstance(task, str) else task.name for task in config.tasks}
+    return bool(names - kept_out)
+
+
+def _distinct(values: Sequence[Any]) -> list[Any]:
+    return [value for place, value in enumerate(values) if value not in values[:place]]
 
 
 def _from_base(plugin: str, base: Path) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mtl.training.strategy import StepReport, Strategy
     from mtl.training.weighting import Weighting
     from mtl.transfer.adaptation import Adaptation
+    from mtl.transfer.protocol import Protocol
 
 hookspec = pluggy.HookspecMarker("mtl")
 hookimpl = pluggy.HookimplMarker("mtl")
@@ -64,6 +65,11 @@ def mtl_register_samplers(register: Callable[[str, type[Sampler] | str], None]) 
 @hookspec
 def mtl_register_adaptations(register: Callable[[str, type[Adaptation] | str], None]) -> None:
     """Call ``register(name, adaptation)`` once per way of learning a target from a few examples."""
+
+
+@hookspec
+def mtl_register_protocols(register: Callable[[str, type[Protocol] | str], None]) -> None:
+    """Call ``register(name, protocol)`` once per way of choosing what a target is learned from and asked."""
 
 
 @hookspec

@@ -42,7 +42,8 @@ class TaskKind(ABC):
         metrics: What it can be measured by; the first is the default primary metric.
         Options: Its options, as a pydantic model.
         needs_words: Whether it asks where words are in the sequences.
-        has_classes: Whether each row has one of :attr:`labels` as its answer; a few-shot target needs that.
+        episodic: Whether it can be learned from a few examples. Its head is then a
+            :class:`mtl.model.heads.LinearHead`, and it says below what an episode of it is.
         likelihood_factor: c in the likelihood −log p = c · loss / σ² + log σ: 1 for a softmax, ½ for a
             squared error (Kendall et al. 2018, arXiv:1705.07115, equations 5 and 10).
     """
@@ -52,7 +53,7 @@ class TaskKind(ABC):
     metrics: ClassVar[tuple[Metric, ...]]
     Options: ClassVar[type[Frozen]] = NoOptions
     needs_words: ClassVar[bool] = False
-    has_classes: ClassVar[bool] = False
+    episodic: ClassVar[bool] = False
     likelihood_factor: ClassVar[float] = 1.0
 
     def __init__(self, task: Task, extra_metrics: Sequence[Metric] = ()) -> None:
@@ -148,6 +149,31 @@ class TaskKind(ABC):
     def scores(self, outputs: Tensor) -> Tensor | None:
         """Return probabilities of the labels, ``[batch, labels]``, where the kind has them."""
         return None
+
+    def classes_of(self, features: Features) -> Sequence[Sequence[int]] | None:
+        """Return the classes that each row can stand for in an episode; ``None`` if rows have no classes, only values."""
+        raise NotImplementedError
+
+    def outputs_of(self, classes: Sequence[int]) -> list[int]:
+        """Return the outputs of the head that an episode with these classes has; for kinds without classes, all."""
+        raise NotImplementedError
+
+    def narrow(self, features: Features, classes: Sequence[int]) -> Features:
+        """Return rows as they are where there are no classes but these."""
+        return features
+
+    def answers(self, batch: Batch) -> Tensor:
+        """Return what outputs are compared with, ``[rows, ...]``: numbers of outputs (−100 for none), or values."""
+        raise NotImplementedError
+
+    def name_requests(self) -> list[Request] | None:
+        """Return a text for each class that names it, if names and rows are encoded alike; ``None`` if they are not."""
+        return None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes of :meth:`classes_of`."""
+        return self.labels
 
     def present(self, answer: Any, scores: Array | None, request: Request, batch: Mapping[str, Array]) -> dict[str, Any]:
         """Return one prediction as a JSON object for people and programs.

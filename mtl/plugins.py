@@ -69,6 +69,7 @@ class Plugins:
     adaptations: Registry = field(
         default_factory=lambda: Registry("adaptation", _lazily("mtl.transfer.adaptation", "Adaptation"))
     )
+    protocols: Registry = field(default_factory=lambda: Registry("protocol", _lazily("mtl.transfer.protocol", "Protocol")))
     encoders: Registry = field(default_factory=lambda: Registry("encoder", _must_be_callable))
     metrics: Registry = field(default_factory=lambda: Registry("metric"))
     experiments: Registry = field(default_factory=lambda: Registry("experiment"))
@@ -133,6 +134,7 @@ class Plugins:
             "mtl_register_weightings": self.weightings,
             "mtl_register_samplers": self.samplers,
             "mtl_register_adaptations": self.adaptations,
+            "mtl_register_protocols": self.protocols,
             "mtl_register_encoders": self.encoders,
             "mtl_register_experiments": self.experiments,
         }

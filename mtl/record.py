@@ -21,7 +21,7 @@ from mtl.errors import CheckpointError, DataError
 from mtl.files import read_json, write_json, write_text
 from mtl.model.inference import TaskData, evaluate_trivial, skill_of
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 
 
 def describe(folder: Path, config: ExperimentConfig, plugins: Mapping[str, str]) -> None:
@@ -57,13 +57,16 @@ def check_fingerprints(folder: Path, data: Mapping[str, TaskData]) -> None:
     write_json(path, found)
 
 
-def summarize(config: ExperimentConfig, data: Mapping[str, TaskData], groups: Mapping[str, Any]) -> dict[str, Any]:
+def summarize(
+    config: ExperimentConfig, data: Mapping[str, TaskData], groups: Mapping[str, Any], overlaps: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return a run's results: every task's metrics, the models behind them, and transfer to the targets.
 
     Args:
         config: The experiment.
         data: The source tasks.
         groups: For each model its test metrics, its steps and examples, and its transfer.
+        overlaps: Source → target → how many training rows are in the target too.
     """
     tests = {name: values for group in groups.values() for name, values in group["tasks"].items()}
     seen = {name: count for group in groups.values() for name, count in group.get("examples_by_task", {}).items()}
@@ -97,7 +100,8 @@ def summarize(config: ExperimentConfig, data: Mapping[str, TaskData], groups: Ma
         "seed": config.seed,
         "tasks": tasks,
         "models": models,
-        "targets": {name: group["targets"] for name, group in groups.items()} if config.targets else {},
+        "targets": {name: group["transfer"] for name, group in groups.items()} if config.targets else {},
+        "overlaps": dict(overlaps),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,13 +13,14 @@ from typing import Any, Protocol
 import torch
 
 from mtl.components import Builder
-from mtl.config import ExperimentConfig
-from mtl.data.features import Tokenizer, default_cache, featurize
-from mtl.data.sources import load_splits
+from mtl.config import Choice, ExperimentConfig
+from mtl.data.features import Tokenizer, default_cache, featurize, name_features
+from mtl.data.rows import Rows
+from mtl.data.sources import load_file, load_splits
 from mtl.errors import CheckpointError, ConfigError, MTLError, UnknownNameError
 from mtl.files import locked, read_json, to_json, write_json
 from mtl.kind import TaskKind
-from mtl.model.bundle import Bundle
+from mtl.model.bundle import Bundle, Practice
 from mtl.model.encoder import Encoder, find_device, load_encoder
 from mtl.model.inference import TaskData, evaluate
 from mtl.model.multitask import MultiTaskModel
@@ -27,12 +28,13 @@ from mtl.plugins import Plugins
 from mtl.record import RESULTS_VERSION, check_fingerprints, describe, summarize, timing
 from mtl.report.write import write_report
 from mtl.seeds import seed_of
-from mtl.task import SPLITS, Task
+from mtl.task import Task
 from mtl.training.loop import Trainer
 from mtl.training.schedule import plan
 from mtl.training.strategy import Draw, StepReport, Strategy
 from mtl.training.weighting import TaskLoss
-from mtl.transfer.adaptation import check_shots, few_shot
+from mtl.transfer.adapt import practised_by
+from mtl.transfer.stage import Stage, source_evaluator
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,16 +57,21 @@ class Run:
         plugins: The run's own plugins.
         folder: Where everything goes.
         display: Shows progress.
+        bundle: A trained model whose transfer is measured; nothing is trained.
 
     Attributes:
         group: The model in training.
     """
 
-    def __init__(self, config: ExperimentConfig, plugins: Plugins, folder: Path, display: Display) -> None:
+    def __init__(
+        self, config: ExperimentConfig, plugins: Plugins, folder: Path, display: Display, bundle: Bundle | None = None
+    ) -> None:
         self.config, self.plugins, self.folder, self.display = config, plugins, folder, display
         self.build = Builder(plugins)
         self.group = ""
+        self._bundle = bundle
         self._strategy: Strategy = self.build("strategy", config.strategy)
+        self._stage = Stage(config, self.build, folder.parent / "manifests") if config.targets else None
 
     def check(self) -> None:
         """Check every name and option before anything slow begins.
@@ -72,19 +79,19 @@ class Run:
         Raises:
             MTLError: If a task, kind, metric, strategy, sampler, weighting or adaptation is not there or not valid.
         """
-        sources, targets = self._tasks()
-        for task in (*sources, *targets):
+        sources, targets, validation = self._tasks()
+        for task in (*sources, *targets, *validation):
             kind = self._kind(task)
             _ = kind.primary_metric
-            if task in targets and not kind.has_classes:
+            if not kind.episodic and (task in (*targets, *validation) or not self._strategy.trains_heads):
                 raise ConfigError(
-                    f"targets: task {task.name!r} is of kind {task.kind!r}, which has no classes to draw shots of. "
-                    "Take a task with one label a row, for example of kind 'classification'."
+                    f"Task {task.name!r} is of kind {task.kind!r}, which cannot be learned from a few examples. Take it out of "
+                    "the targets, or train it with the strategy joint or single."
                 )
         self._strategy.setup([TaskLoss(task.name, task.weight, 1.0) for task in sources], self.build)
         self.build("sampler", self.config.sampler)
-        if self.config.targets:
-            self.build("adaptation", self.config.targets.adaptation)
+        if self._stage:
+            self._stage.check()
         find_device(self.config.device)
         how = self.config.evaluation.aggregate
         names = [task.name for task in sources]
@@ -126,14 +133,16 @@ class Run:
             torch.set_num_threads(config.threads)
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        sources, targets = self._tasks()
-        self.display.say(f"reading {len(sources) + len(targets)} tasks")
+        sources, targets, validation = self._tasks()
+        self.display.say(f"reading {len(sources) + len(targets) + len(validation)} tasks")
         encoder = self._load_encoder()
-        data = {task.name: self._load(task, encoder.tokenizer) for task in (*sources, *targets)}
-        for target in targets:
-            check_shots(data[target.name], config.targets.shots if config.targets else ())
+        learned = (*targets, *validation)
+        data = {task.name: self._load(task, encoder.tokenizer, task in learned) for task in (*sources, *learned)}
         check_fingerprints(self.folder, data)
         trained = {task.name: data[task.name] for task in sources}
+        if self._stage:
+            self._stage.prepare([data[task.name] for task in targets], [data[task.name] for task in validation])
+            trained = self._stage.keep_apart(trained)
         examples = self._plan(trained)
         groups: dict[str, Any] = {}
         for group, names in self._strategy.groups(list(trained)).items():
@@ -142,21 +151,22 @@ class Run:
             if not done.is_file():
                 self.group = group
                 fresh = self._load_encoder() if groups else encoder
-                result = self._train(group, {name: data[name] for name in names}, fresh, examples)
-                result["targets"] = self._transfer(fresh, [data[task.name] for task in targets])
+                result = self._train(group, {name: trained[name] for name in names}, fresh, examples)
                 write_json(done, result)
             for leftover in [*(folder / "checkpoints").glob("*"), folder / "best.safetensors"]:
                 leftover.unlink(missing_ok=True)  # not before the result is there: a kill would cost the whole training
             groups[group] = read_json(done, CheckpointError)
-        results: dict[str, Any] = json.loads(to_json(summarize(config, trained, groups)))
+        results: dict[str, Any] = json.loads(
+            to_json(summarize(config, trained, groups, self._stage.overlaps if self._stage else {}))
+        )
         write_json(self.folder / "timing.json", timing(started))
         write_report(self.folder, results)
         write_json(self.folder / "results.json", results)  # last: it says that the run is finished
         self.plugins.call("mtl_run_end", run=self, results=results)
         return results
 
-    def _tasks(self) -> tuple[list[Task], list[Task]]:
-        """Return the source tasks and the target tasks."""
+    def _tasks(self) -> tuple[list[Task], list[Task], list[Task]]:
+        """Return the source tasks, the target tasks and those of meta-validation."""
         config = self.config
         listed: dict[str, Task] = {}
         for entry in config.tasks:
@@ -164,14 +174,19 @@ class Run:
             if task.name in listed:
                 raise ConfigError(f"tasks: {task.name!r} is listed twice.")
             listed[task.name] = task
-        names = config.targets.tasks if config.targets else ()
+        tested = config.targets.tasks if config.targets else ()
+        looked_at = config.targets.validation if config.targets else ()
+        names = (*tested, *looked_at)
         for key, chosen in (("sources", config.sources or ()), ("targets", names)):
             if twice := sorted({name for name in chosen if chosen.count(name) > 1}):
                 raise ConfigError(f"{key}: task {twice[0]!r} is listed twice.")
         for name in names:
             if name not in listed and name not in self.plugins.tasks:
                 raise UnknownNameError("target task", name, [*listed, *self.plugins.tasks], hint=self.plugins.tasks.hint)
-        targets = [listed[name] if name in listed else self.plugins.tasks.get(name) for name in names]
+        targets, validation = (
+            [listed[name] if name in listed else self.plugins.tasks.get(name) for name in chosen]
+            for chosen in (tested, looked_at)
+        )
         for name in config.sources or ():
             if name not in listed:
                 raise UnknownNameError("source task", name, listed)
@@ -187,34 +202,37 @@ class Run:
                 f"Strategy {config.strategy.name!r} trains nothing, and there are no targets: nothing is to be done. "
                 "Name target tasks under 'targets'."
             )
-        return sources, targets
+        return sources, targets, validation
 
     def _kind(self, task: Task) -> TaskKind:
         kind: TaskKind = self.plugins.kinds.get(task.kind)(task, self.plugins.metrics_of(task.kind))
         return kind
 
-    def _load(self, task: Task, tokenizer: Tokenizer) -> TaskData:
+    def _load(self, task: Task, tokenizer: Tokenizer, is_target: bool) -> TaskData:
         kind = self._kind(task)
-        rows = load_splits(task, dict(kind.roles), self.config.base)
+        roles = dict(kind.roles)
+        rows: dict[str, Rows] = {str(split): found for split, found in load_splits(task, roles, self.config.base).items()}
+        if is_target and self._stage:
+            files = self._stage.protocol.files(task.name, self._stage.targets_config.shots)
+            rows |= {name: load_file(task, path, roles, self.config.base) for name, path in files.items()}
         kind.fit(rows["train"])
-        splits = {split: featurize(kind, rows[split], tokenizer) for split in SPLITS}
+        splits = {split: featurize(kind, found, tokenizer) for split, found in rows.items()}
         cut = sum(features.tokenized.truncated for features in splits.values())
         if cut:
             _LOG.info("task %s: %d texts are longer than %d tokens and are cut", task.name, cut, tokenizer.max_length)
-        return TaskData(task.name, kind, {str(split): features for split, features in splits.items()})
+        return TaskData(task.name, kind, splits, name_features(kind, tokenizer))
 
     def _load_encoder(self) -> Encoder:
+        if self._bundle is not None:
+            return self._bundle.model.encoder.to(find_device(self.config.device))
         config = self.config.encoder
         place: str | Path = config.name
         if config.name in self.plugins.encoders:
             place = self.plugins.locate_encoder(config.name)
         elif (local := (self.config.base / config.name).expanduser()).is_dir():
             place = local
-        attention = config.attention
-        if attention == "auto":
-            attention = "eager" if self._strategy.second_order else "sdpa"
         known = list(self.plugins.encoders)
-        encoder = load_encoder(config, place, attention=attention, cache=default_cache(), known=known)
+        encoder = load_encoder(config, place, cache=default_cache(), known=known)
         self.plugins.call("mtl_encoder_loaded", run=self, encoder=encoder)
         return encoder.to(find_device(self.config.device))
 
@@ -230,7 +248,8 @@ class Run:
     def _train(self, group: str, data: dict[str, TaskData], encoder: Encoder, examples: Mapping[str, int]) -> dict[str, Any]:
         """Train one model, test it, and write its bundle."""
         if not self._strategy.trains:
-            return {"tasks": {}}
+            practised = practised_by(self._bundle, self.plugins) if self._bundle else None
+            return {"tasks": {}} | self._transfer(encoder, practised or self._strategy)
         config, folder = self.config, self.folder / "models" / _folder_name(group)
         kinds = {name: task.kind for name, task in data.items()}
         model = MultiTaskModel(encoder, kinds, lambda name: seed_of(config.seed, "head", name)).to(find_device(config.device))
@@ -239,14 +258,24 @@ class Run:
         strategy.setup(losses, self.build)
         total = sum(examples[name] for name in data)
         sampler = self.build("sampler", config.sampler)
+        if self._stage:
+            evaluator = self._stage.evaluator(data, strategy)
+        else:
+            evaluator = None if strategy.trains_heads else source_evaluator(config, self.build, data)
         with self.display.training(group, total) as bar:
             watcher = _Watcher(self, bar)
-            progress = Trainer(model, data, strategy, sampler, total, config, folder, watcher).train()
+            progress = Trainer(model, data, strategy, sampler, total, config, folder, watcher, evaluator).train()
         self.display.say(f"testing {group}")
         size = config.batch.evaluation_size
-        tests = {name: evaluate(model, task, "test", size=size) for name, task in data.items()}
+        tested = data if strategy.trains_heads else {}
+        tests = {name: evaluate(model, task, "test", size=size) for name, task in tested.items()}
         brought = {kind.task.kind: self.plugins.kinds.origin(kind.task.kind) for kind in kinds.values()}
-        Bundle(model, config.encoder, brought).save(folder)
+        transferred = self._transfer(encoder, strategy)
+        kept = model if strategy.trains_heads else MultiTaskModel(encoder, {}, lambda name: 0)
+        chosen = transferred.get("transfer", {}).get("chosen", {})
+        choices = {label: Choice.model_validate(choice) for label, choice in chosen.items()}
+        practice = Practice(config.strategy, config.episodes, strategy.state_dict(), choices)
+        Bundle(kept, config.encoder, brought, practice).save(folder)
         return {
             "tasks": tests,
             "steps": progress.step,
@@ -254,30 +283,11 @@ class Run:
             "examples_by_task": progress.examples_by_task,
             "best_step": progress.best_step or progress.step,
             "stopped_early": progress.stopped,
-        }
+        } | transferred
 
-    def _transfer(self, encoder: Encoder, targets: Sequence[TaskData]) -> dict[str, dict[str, list[float]]]:
-        """Measure few-shot transfer of the encoder as it is now: target → shots → figure of each draw."""
-        config = self.config.targets
-        if config is None:
-            return {}
-        size = self.config.batch.evaluation_size
-        figures: dict[str, dict[str, list[float]]] = {}
-        for target in targets:
-            self.display.say(f"transfer to {target.name}")
-            figures[target.name] = {
-                str(shots): few_shot(
-                    encoder,
-                    target,
-                    self.build("adaptation", config.adaptation),
-                    shots=shots,
-                    draws=config.draws,
-                    seed=self.config.seed,
-                    size=size,
-                )
-                for shots in config.shots
-            }
-        return figures
+    def _transfer(self, encoder: Encoder, strategy: Strategy) -> dict[str, Any]:
+        """Measure few-shot transfer of the encoder as it is now."""
+        return {"transfer": self._stage.run(encoder, strategy, self.display.say)} if self._stage else {}
 
 
 class _Watcher:
@@ -287,8 +297,9 @@ class _Watcher:
         self._run, self._bar = run, bar
 
     def batch_ready(self, draw: Draw) -> None:
-        for batch in draw:
-            self._run.plugins.call("mtl_batch_ready", run=self._run, batch=batch)
+        for item in draw:
+            for batch in item.batches:
+                self._run.plugins.call("mtl_batch_ready", run=self._run, batch=batch)
 
     def step_end(self, step: int, examples: int, report: StepReport) -> None:
         self._bar.update(examples, report.losses)

@@ -97,6 +97,8 @@ class Task(Frozen):
         max_words: A text with more words than this is refused as a likely accident of the file.
         weight: The task's weight in the joint loss, before any weighting method.
         options: Options of the kind.
+        descriptions: What a label is called in words, where methods read label names. Default: the label itself, with
+            spaces for ``_``.
         description: A sentence for people.
 
     Raises:
@@ -114,6 +116,7 @@ class Task(Frozen):
     max_words: int = Field(default=10_000, gt=0)
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     options: dict[str, Any] = {}
+    descriptions: dict[str, str] = {}
     description: str = ""
 
     def __init__(self, **values: Any) -> None:

@@ -133,6 +133,8 @@ def default_of(value: Any) -> str:
         return "–"
     if isinstance(value, dict):
         return "`{" + ", ".join(f"{key}: {item}" for key, item in value.items()) + "}`"
+    if isinstance(value, tuple) and any(isinstance(item, BaseModel) for item in value):
+        return ", ".join(default_of(item) for item in value)
     return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
 
@@ -159,6 +161,7 @@ def models() -> list[type[BaseModel]]:
         Budget,
         CheckpointConfig,
         EncoderConfig,
+        EpisodesConfig,
         EvaluationConfig,
         ExperimentConfig,
         OptimizerConfig,
@@ -166,8 +169,8 @@ def models() -> list[type[BaseModel]]:
     )
     from mtl.task import FileData, HubData, ListData, Task
 
-    own = [EncoderConfig, Task, FileData, ListData, HubData, TargetsConfig, BatchConfig, Budget, OptimizerConfig]
-    return [ExperimentConfig, *own, EvaluationConfig, CheckpointConfig]
+    own = [EncoderConfig, Task, FileData, ListData, HubData, TargetsConfig, BatchConfig, EpisodesConfig, Budget]
+    return [ExperimentConfig, *own, OptimizerConfig, EvaluationConfig, CheckpointConfig]
 
 
 def _model_sections() -> Iterator[str]:
@@ -192,6 +195,7 @@ def _plugin_sections() -> Iterator[str]:
         "Weightings (`strategy: {name: joint, weighting: …}`)": plugins.weightings,
         "Samplers (`sampler`)": plugins.samplers,
         "Adaptations (`targets.adaptation`)": plugins.adaptations,
+        "Protocols (`targets.protocol`)": plugins.protocols,
         "Kinds of task (a task's `options`)": plugins.kinds,
     }
     for title, registry in registries.items():

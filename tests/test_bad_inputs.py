@@ -80,7 +80,7 @@ VALUES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "batch of no rows": ({"batch.size": 0}, ("batch.size", "at least 1", "0")),
     "temperature 0": ({"sampler": {"name": "temperature", "temperature": 0}}, ("'temperature'", "greater than 0", "0")),
     "warmup over 1": ({"optimizer.warmup": 2}, ("optimizer.warmup", "at most 1", "2")),
-    "no shots": ({"targets": {"tasks": ["mood"], "shots": [0]}}, ("targets.shots", "at least 1", "0")),
+    "negative shots": ({"targets": {"tasks": ["mood"], "shots": [-1]}}, ("targets.shots", "at least 0", "-1")),
     "empty shots": ({"targets": {"tasks": ["mood"], "shots": []}}, ("targets.shots", "at least 1")),
     "negative seed": ({"seed": -1}, ("seed", "at least 0", "-1")),
     "NaN weight": ({f"{MOOD}.weight": "NaN"}, ("'mood'", "weight", "number")),
@@ -114,11 +114,155 @@ TASK_LISTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("no task to train", "mood", "source"),
     ),
     "nothing to train and no target": ({"strategy": "none"}, ("'none'", "targets")),
-    "regression as target": ({"targets": {"tasks": ["rating"]}}, ("'rating'", "'regression'", "classes")),
-    "token classification as target": ({"targets": {"tasks": ["places"]}}, ("'places'", "'token-classification'", "classes")),
+    "multilabel as target": (
+        {f"{MOOD}.kind": "multilabel", "targets": {"tasks": ["mood"]}},
+        ("'mood'", "'multilabel'", "few examples", "targets"),
+    ),
+    "multilabel to choose by": (
+        {f"{MOOD}.kind": "multilabel", "targets": {"tasks": ["rating"], "adaptation": "ridge", "validation": ["mood"]}},
+        ("'mood'", "'multilabel'", "few examples"),
+    ),
+    "multilabel in episodes": (
+        {f"{MOOD}.kind": "multilabel", "strategy": "maml"},
+        ("'mood'", "'multilabel'", "few examples", "joint"),
+    ),
+    "values where classes are needed": (
+        {"targets": {"tasks": ["rating"]}},
+        ("'prototype'", "classes", "values", "ridge"),
+    ),
+    "target to choose by": (
+        {"targets": {"tasks": ["mood"], "validation": ["mood"]}},
+        ("targets", "'mood'", "twice"),
+    ),
     "more shots than rows": (
         {"targets": {"tasks": ["mood"], "shots": [2, 100]}},
         ("'mood'", "'bad'", "16", "100", "at most 16"),
+    ),
+}
+
+
+def _target(**values: Any) -> dict[str, Any]:
+    """Transfer to a task with two classes, 32 training and 16 test rows."""
+    return {"targets": {"tasks": ["mood"], **values}}
+
+
+def _meta(**values: Any) -> dict[str, Any]:
+    """Train a task with two classes and 32 rows in episodes."""
+    return {"strategy": "maml", "sources": ["mood"], **values}
+
+
+#: One row of its own among those of two classes.
+RARE = [*sentiment_rows(8), {"text": "the cat is very fine", "label": "fine"}]
+TONE = {"name": "tone", "kind": "classification", "data": {"train": sentiment_rows(8), "test": sentiment_rows(4)}}
+
+TRANSFER: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "unknown protocol": (_target(protocol="episodc"), ("protocol 'episodc'", "'episodic'", "domain")),
+    "unknown option of a protocol": (
+        _target(protocol={"name": "episodic", "way": 2}),
+        ("protocol 'episodic'", "'way'", "'ways'"),
+    ),
+    "option of another protocol": (_target(protocol={"name": "domain", "ways": 2}), ("protocol 'domain'", "'ways'", "draws")),
+    "protocol without its path": (_target(protocol="supports"), ("protocol 'supports'", "path", "missing")),
+    "draws of old": (_target(draws=3), ("targets.draws", "unknown key", "protocol")),
+    "unknown option of an adaptation": (
+        _target(adaptation={"name": "ridge", "penalti": 1}),
+        ("adaptation 'ridge'", "'penalti'", "'penalty'"),
+    ),
+    "one of several adaptations": (_target(adaptation=["ridge", "logstic"]), ("adaptation 'logstic'", "'logistic'")),
+    "no adaptation": (_target(adaptation=[]), ("targets.adaptation", "at least 1")),
+    "penalty 0": (_target(adaptation={"name": "ridge", "penalty": 0}), ("'ridge'", "penalty", "greater than 0", "0")),
+    "unknown baseline": (_target(baselines=["jont"]), ("strategy 'jont'", "'joint'")),
+    "unknown overlap": (_target(overlap="dropp"), ("targets.overlap", "'drop'", "'dropp'")),
+    "unknown validation task": (_target(validation=["ratin"]), ("'ratin'", "'rating'")),
+    "more ways than classes": (
+        _target(protocol={"name": "episodic", "ways": 3}),
+        ("'mood'", "3 ways", "3 classes", "has 2"),
+    ),
+    "more shots and queries than rows": (
+        _target(protocol={"name": "episodic", "ways": 2, "queries": 30}, shots=[5]),
+        ("'mood'", "2 ways", "at least 35 rows", "has 0"),
+    ),
+    "more shots than rows, values": (
+        _target(tasks=["rating"], shots=[25], adaptation="ridge"),
+        ("'rating'", "25 rows", "has 24"),
+    ),
+    "class with one row": (
+        {f"{MOOD}.data": {"train": RARE, "test": RARE}, **_target(shots=[2])},
+        ("'mood'", "'fine'", "1 training row", "2 shots", "at most 1"),
+    ),
+    "label of a query that cannot be learned": (
+        {f"{MOOD}.data": {"train": sentiment_rows(8), "test": [{"text": "a", "label": "goood"}]}, **_target()},
+        ("rows of test, row 1", "'goood'", "'good'", "labels"),
+    ),
+    "no shots and no names": (_target(shots=[0]), ("'mood'", "0 shots", "name_weight", "targets.shots")),
+    "no shots for ridge": (_target(shots=[0], adaptation="ridge"), ("'mood'", "0 shots", "name_weight")),
+    "no shots for logistic": (_target(shots=[0], adaptation="logistic", baselines=[]), ("'mood'", "0 shots", "name_weight")),
+    "no shots for matching": (_target(shots=[0], adaptation="matching", baselines=[]), ("'mood'", "0 shots", "name_weight")),
+    "no shots for fine-tuning": (_target(shots=[0], adaptation="full", baselines=[]), ("'mood'", "0 shots", "name_weight")),
+    "names that cannot be read": (
+        _target(tasks=["places"], adaptation={"name": "prototype", "name_weight": 1}),
+        ("'places'", "names", "'token-classification'", "name_weight"),
+    ),
+    "values for logistic": (
+        _target(tasks=["rating"], adaptation="logistic", baselines=[]),
+        ("'logistic'", "classes", "values", "ridge"),
+    ),
+    "more layers than there are": (_target(adaptation={"name": "top-layers", "layers": 3}), ("last 3 layers", "has 2")),
+    "no LoRA weights": (_target(adaptation="lora"), ("lora", "encoder.lora")),
+    "tune without validation": (_target(tune={"prototype.scale": [1, 2]}), ("targets.tune", "meta-validation", "validation")),
+    "tune of an unknown adaptation": (
+        _target(tune={"protoype.scale": [1, 2]}, validation=["places"]),
+        ("targets.tune", "'protoype.scale'", "'prototype'"),
+    ),
+    "tune of an unknown option": (
+        _target(tune={"prototype.scal": [1, 2]}, validation=["places"]),
+        ("adaptation 'prototype'", "'scal'", "'scale'"),
+    ),
+    "tune without an option": (_target(tune={"prototype": [1]}, validation=["places"]), ("targets.tune", "adaptation.option")),
+    "tune of no values": (_target(tune={"prototype.scale": []}, validation=["places"]), ("'prototype.scale'", "no values")),
+    "tune of a refused value": (
+        _target(tune={"prototype.scale": [1, -1]}, validation=["places"]),
+        ("'prototype'", "scale", "greater than 0", "-1"),
+    ),
+    "text in source and target": (
+        {"tasks.1": TONE, **_target()},
+        ("row 1", "'tone'", "'mood'", "targets.overlap", "drop", "allow"),
+    ),
+    "class in source and target": (
+        {"tasks.1": TONE, **_target(protocol={"name": "episodic", "ways": 2}, shots=[1])},
+        ("'bad'", "'tone'", "'mood'", "2 classes", "never trained", "targets.overlap"),
+    ),
+}
+
+EPISODES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "unknown key": ({"episodes.way": 2}, ("episodes.way", "unknown key", "'ways'")),
+    "ways the wrong way": ({"episodes.ways": [5, 2]}, ("episodes.ways", "smaller", "5 and 2")),
+    "three ways to draw from": ({"episodes.ways": [2, 3, 4]}, ("episodes.ways",)),
+    "no shots": ({"episodes.shots": 0}, ("episodes.shots", "at least 1", "0")),
+    "unknown option": ({"strategy": {"name": "maml", "step": 3}}, ("strategy 'maml'", "'step'", "'steps'")),
+    "no steps": ({"strategy": {"name": "maml", "steps": 0}}, ("'maml'", "steps", "at least 1", "0")),
+    "unknown part to adapt": ({"strategy": {"name": "maml", "adapt": "al"}}, ("'maml'", "adapt", "'all'", "'al'")),
+    "more ways than classes": (_meta(episodes={"ways": 3, "shots": 1}), ("'mood'", "3 ways", "3 classes", "has 2")),
+    "more shots than rows": (_meta(episodes={"ways": 2, "shots": 100}), ("'mood'", "2 ways", "at least 105 rows", "has 0")),
+    "more shots than rows, values": (
+        {**_meta(episodes={"shots": 100}), "sources": ["rating"]},
+        ("'rating'", "105 rows", "has 24"),
+    ),
+    "more layers than there are": (
+        _meta(strategy={"name": "maml", "adapt": 3}, episodes={"ways": 2, "shots": 1}),
+        ("adapt", "last 3 layers", "has 2"),
+    ),
+    "no LoRA weights": (
+        _meta(strategy={"name": "maml", "adapt": "lora"}, episodes={"ways": 2, "shots": 1}),
+        ("adapt", "lora", "encoder.lora"),
+    ),
+    "adapted layers that are frozen": (
+        {**_meta(episodes={"ways": 2, "shots": 1}), "encoder.freeze": "all"},
+        ("strategy", "encoder.freeze", "adapt"),
+    ),
+    "values for protonet": (
+        {"strategy": "protonet", "sources": ["rating"], "episodes": {"shots": 1, "queries": 1}},
+        ("'rating'", "'regression'", "classes", "protonet"),
     ),
 }
 
@@ -135,6 +279,8 @@ TABLES = {**{f"unknown key, {name}": case for name, case in UNKNOWN_KEYS.items()
 TABLES |= {f"unknown name, {name}": case for name, case in UNKNOWN_NAMES.items()}
 TABLES |= {f"value, {name}": case for name, case in VALUES.items()}
 TABLES |= {f"tasks, {name}": case for name, case in TASK_LISTS.items()}
+TABLES |= {f"transfer, {name}": case for name, case in TRANSFER.items()}
+TABLES |= {f"episodes, {name}": case for name, case in EPISODES.items()}
 TABLES |= {f"compare, {name}": ({"compare": axes}, pieces) for name, (axes, pieces) in COMPARE.items()}
 
 
@@ -251,6 +397,40 @@ def test_data(files, task, pieces, experiment_values, write_experiment, tmp_path
         (tmp_path / name).write_bytes(content)
     task = {"name": "mood", "kind": "classification", **task}
     fails("run", write_experiment(experiment_values | {"tasks": [task]}), pieces=pieces)
+
+
+SUPPORTS: dict[str, tuple[dict[str, bytes], tuple[str, ...]]] = {
+    "missing": ({"mood_2_0.jsonl": GOOD}, ("mood_2_1.jsonl", "'mood_2_0.jsonl'")),
+    "empty": ({"mood_2_0.jsonl": GOOD, "mood_2_1.jsonl": b""}, ("'mood'", "mood_2_1.jsonl", "no rows", "support")),
+    "without a class": (
+        {"mood_2_0.jsonl": GOOD, "mood_2_1.jsonl": GOOD.splitlines()[0]},
+        ("'mood'", "mood_2_1.jsonl", "no row of class 'bad'", "protocol.skip"),
+    ),
+    "with other columns": (
+        {"mood_2_0.jsonl": GOOD.replace(b'"text"', b'"texts"'), "mood_2_1.jsonl": GOOD},
+        ("mood_2_0.jsonl", "'text'", "'texts'", "columns"),
+    ),
+    "with an unknown label": (
+        {"mood_2_0.jsonl": GOOD + b'{"text": "a", "label": "goood"}', "mood_2_1.jsonl": GOOD},
+        ("mood_2_0.jsonl, row 3", "'goood'", "'good'"),
+    ),
+    "without a label": (
+        {"mood_2_0.jsonl": GOOD + b'{"text": "a"}', "mood_2_1.jsonl": GOOD},
+        ("mood_2_0.jsonl, row 3", "label is missing"),
+    ),
+    "that is broken": (
+        {"mood_2_0.jsonl": GOOD + b'{"text": "a"', "mood_2_1.jsonl": GOOD},
+        ("mood_2_0.jsonl", "line 3", "not JSON"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "pieces"), SUPPORTS.values(), ids=SUPPORTS)
+def test_support(files, pieces, experiment_values, write_experiment, tmp_path, fails):
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    protocol = {"name": "supports", "path": "{task}_{shots}_{split}.jsonl", "splits": 2}
+    fails("run", write_experiment(changed(experiment_values, _target(shots=[2], protocol=protocol))), pieces=pieces)
 
 
 def _rows(

@@ -17,6 +17,7 @@ from mtl.metrics import Metric
 from mtl.model.encoder import Encoder
 from mtl.run import Run
 from mtl.training.strategy import StepReport
+from mtl_plugins.domain import Domain
 from mtl_plugins.joint import Joint
 from mtl_plugins.prototype import Prototype
 from mtl_plugins.static import Static
@@ -54,6 +55,11 @@ class OwnSampler(Uniform):
 @dataclass
 class OwnAdaptation(Prototype):
     """An adaptation that the recorder brings."""
+
+
+@dataclass
+class OwnProtocol(Domain):
+    """A protocol that the recorder brings."""
 
 
 class Recorder:
@@ -102,6 +108,11 @@ class Recorder:
     def mtl_register_adaptations(self, register):
         self.calls.append(("mtl_register_adaptations", {}))
         register("own-adaptation", OwnAdaptation)
+
+    @mtl.hookimpl
+    def mtl_register_protocols(self, register):
+        self.calls.append(("mtl_register_protocols", {}))
+        register("own-protocol", OwnProtocol)
 
     @mtl.hookimpl
     def mtl_register_encoders(self, register):
@@ -156,7 +167,14 @@ def recorded(encoder_folder, tmp_path_factory):
     values = {
         "encoder": {"name": "own-encoder", "max_length": 32},
         "tasks": ["own-task"],
-        "targets": {"tasks": ["own-target"], "shots": [2], "draws": 2, "adaptation": "own-adaptation"},
+        "targets": {
+            "tasks": ["own-target"],
+            "shots": [2],
+            "protocol": {"name": "own-protocol", "draws": 2},
+            "adaptation": "own-adaptation",
+            "overlap": "allow",
+            "baselines": [],
+        },
         "strategy": {"name": "own-strategy", "weighting": "own-weighting"},
         "sampler": "own-sampler",
         "budget": {"epochs": 1},
@@ -209,13 +227,15 @@ def test_every_registered_thing_is_in_use(recorded):
     assert run["results"]["strategy"] == "own-strategy"
     assert run["results"]["tasks"]["own-task"]["kind"] == "own-kind"
     assert run["results"]["tasks"]["own-task"]["test"]["own-metric"] == 0.25
-    assert len(run["results"]["targets"]["joint"]["own-target"]["2"]) == 2
+    assert len(run["results"]["targets"]["joint"]["figures"]["own-target"]["own-adaptation"]["2"]) == 2
+    (manifest,) = Path(run["folder"]).parent.glob("manifests/own-target-*.json")
+    assert json.loads(manifest.read_text())["protocol"] == {"name": "own-protocol", "draws": 2}
     first = recorded.of("mtl_run_start")[0]["run"]
     brought = first.plugins.registered_by(first.plugins.infos[f"{__name__}:RECORDER"])
     assert brought == {
         "task": ["own-target", "own-task"],
-        **{what: [f"own-{what}"] for what in ("kind", "strategy", "weighting", "sampler", "adaptation", "encoder", "experiment")},
-        "metric": ["own-metric"],
+        **{what: [f"own-{what}"] for what in ("kind", "strategy", "weighting", "sampler", "adaptation", "protocol")},
+        **{what: [f"own-{what}"] for what in ("metric", "encoder", "experiment")},
     }
 
 

@@ -287,12 +287,12 @@ def test_a_stop_after_the_training_does_not_cost_the_training(experiment_values,
     tasks = [experiment_values["tasks"][0], target]
     experiment = mtl.Experiment.of(
         **{**experiment_values, "tasks": tasks, "budget": {"epochs": 1}},
-        targets={"tasks": ["tone"], "shots": [2], "draws": 2},
+        targets={"tasks": ["tone"], "shots": [2], "overlap": "allow", "baselines": []},
         checkpoint={"every_seconds": 0},
         plugins=[f"{__name__}:COUNTER"],
     )
     with monkeypatch.context() as patch:
-        patch.setattr(mtl.run, "few_shot", _interrupt)
+        patch.setattr(mtl.run.Stage, "run", _interrupt)
         with pytest.raises(KeyboardInterrupt, match="^stopped here$"):
             experiment.run()
     assert counter.steps == [1, 2, 3, 4]  # 32 rows in batches of 8

@@ -50,6 +50,16 @@ class Batch:
         """Rows of all tasks together."""
         return sum(part.rows for part in self.parts.values())
 
+    @property
+    def rows_by_task(self) -> dict[str, int]:
+        """Rows of each task."""
+        return {name: part.rows for name, part in self.parts.items()}
+
+    @property
+    def batches(self) -> list[Batch]:
+        """The batch itself, as an episode has several."""
+        return [self]
+
     def to(self, device: torch.device) -> Batch:
         """Return the batch on ``device``."""
         if device.type == "cpu":
@@ -97,8 +107,13 @@ def collate(rows: Mapping[str, RowIds], features: Mapping[str, Features], kinds:
     return Batch(_pad(chosen), parts)
 
 
+def columns_of(features: Features) -> dict[str, Tensor]:
+    """Return the columns of all rows as tensors, ``[rows, ...]``, without the sequences."""
+    return {key: _column(value, range(len(features))) for key, value in features.columns.items()}
+
+
 def _column(values: Ragged | np.ndarray, ids: RowIds) -> Tensor:
-    return torch.from_numpy(values.padded(ids) if isinstance(values, Ragged) else values[np.asarray(ids)])
+    return torch.from_numpy(values.padded(ids) if isinstance(values, Ragged) else values[np.asarray(ids, dtype=np.int64)])
 
 
 def _pad(chosen: Sequence[tuple[Tokenized, int]]) -> dict[str, Tensor]:

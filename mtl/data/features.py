@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from mtl.data.rows import Rows
+from mtl.data.rows import Rows, join_rows
 from mtl.files import write_atomic
 from mtl.metrics import Array
 
@@ -57,6 +57,13 @@ class Ragged:
         """Length of each list, ``[lists]``."""
         return np.diff(self.offsets)
 
+    def take(self, indices: Sequence[int]) -> Ragged:
+        """Return the lists at ``indices``, in that order."""
+        offsets = np.zeros(len(indices) + 1, dtype=np.int64)
+        np.cumsum(self.lengths[np.asarray(indices, dtype=np.int64)], out=offsets[1:])
+        values = np.concatenate([self[index] for index in indices]) if len(indices) else self.values[:0]
+        return Ragged(values, offsets, self.fill)
+
     def padded(self, indices: Sequence[int]) -> Array:
         """Return the lists at ``indices`` as one array, ``[indices, longest]``."""
         lists = [self[index] for index in indices]
@@ -64,6 +71,11 @@ class Ragged:
         for row, items in enumerate(lists):
             padded[row, : len(items)] = items
         return padded
+
+
+def _join_ragged(parts: Sequence[Ragged]) -> Ragged:
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate([part.lengths for part in parts]))]).astype(np.int64)
+    return Ragged(np.concatenate([part.values for part in parts]), offsets, parts[0].fill)
 
 
 #: What a kind gives for its rows: dense arrays ``[rows, ...]`` or ragged ones.
@@ -95,6 +107,12 @@ class Tokenized:
     def __getitem__(self, index: int) -> tuple[Array, Array | None]:
         return self.input_ids[index], None if self.token_type_ids is None else self.token_type_ids[index]
 
+    def take(self, indices: Sequence[int]) -> Tokenized:
+        """Return the sequences at ``indices``, in that order."""
+        segments = None if self.token_type_ids is None else self.token_type_ids.take(indices)
+        first, chars = (column.take(indices) if len(column) else column for column in (self.first_token, self.word_chars))
+        return Tokenized(self.input_ids.take(indices), segments, first, chars)
+
 
 @dataclass(frozen=True)
 class Features:
@@ -121,6 +139,37 @@ class Features:
         """Tokens of each row's longest sequence, ``[rows]``."""
         longest: Array = self.tokenized.input_ids.lengths.reshape(-1, self.sequences).max(axis=1)
         return longest
+
+    def take(self, indices: Sequence[int]) -> Features:
+        """Return the rows at ``indices``, in that order."""
+        sequences = [row * self.sequences + place for row in indices for place in range(self.sequences)]
+        chosen = np.asarray(indices, dtype=np.int64)
+        columns = {
+            name: column.take(indices) if isinstance(column, Ragged) else column[chosen] for name, column in self.columns.items()
+        }
+        requests = [self.requests[place] for place in sequences] if self.requests else ()
+        return Features(self.tokenized.take(sequences), self.sequences, columns, self.rows.take(indices), requests)
+
+
+def join(parts: Sequence[Features]) -> Features:
+    """Put the rows of several splits of one task one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    tokenized = [part.tokenized for part in parts]
+    segments = [found.token_type_ids for found in tokenized if found.token_type_ids is not None]
+    joined = Tokenized(
+        _join_ragged([found.input_ids for found in tokenized]),
+        _join_ragged(segments) if segments else None,
+        _join_ragged([found.first_token for found in tokenized]),
+        _join_ragged([found.word_chars for found in tokenized]),
+        sum(found.truncated for found in tokenized),
+    )
+    columns: dict[str, Any] = {}
+    for name, first in parts[0].columns.items():
+        own: list[Any] = [part.columns[name] for part in parts]
+        columns[name] = _join_ragged(own) if isinstance(first, Ragged) else np.concatenate(own)
+    requests = [request for part in parts for request in part.requests]
+    return Features(joined, parts[0].sequences, columns, join_rows([part.rows for part in parts]), requests)
 
 
 class Tokenizer:
@@ -244,3 +293,12 @@ def featurize(kind: TaskKind, rows: Rows, tokenizer: Tokenizer, *, with_targets:
     tokenized = tokenizer(requests, words=kind.needs_words)
     columns = {**kind.alignment(tokenized), **(kind.targets(rows, tokenized) if with_targets else {})}
     return Features(tokenized, kind.sequences, columns, rows, requests)
+
+
+def name_features(kind: TaskKind, tokenizer: Tokenizer) -> Features | None:
+    """Return the written names of a kind's classes, a row each; ``None`` if it has none that can be read."""
+    requests = kind.name_requests()
+    if requests is None:
+        return None
+    rows = Rows({}, f"names of classes of task {kind.task.name!r}", range(1, len(requests) + 1))
+    return Features(tokenizer.uncached(requests, False), 1, {}, rows, requests)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,16 @@ class Rows:
                 )
             texts.append(value)
         return texts
+
+
+def join_rows(parts: Sequence[Rows]) -> Rows:
+    """Put rows one after the other; the columns that all have are kept."""
+    roles = [role for role in parts[0].columns if all(role in part for part in parts)]
+    columns = {role: [value for part in parts for value in part[role]] for role in roles}
+    sources = " and ".join(dict.fromkeys(part.source for part in parts))
+    numbers = [number for part in parts for number in part.numbers]
+    digest = hashlib.sha256("\0".join(part.fingerprint for part in parts).encode()).hexdigest()
+    return Rows(columns, sources, numbers, digest)
 
 
 def _show(value: Any) -> str:

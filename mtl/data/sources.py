@@ -72,6 +72,25 @@ def load_splits(task: Task, roles: dict[str, bool], base: Path) -> dict[Split, R
     return rows
 
 
+def load_file(task: Task, path: str, roles: dict[str, bool], base: Path) -> Rows:
+    """Read one more file of a task, such as a support set that came with the data.
+
+    Args:
+        task: Says how the rows are to be read.
+        path: The file.
+        roles: The kind's column roles and whether each must be there.
+        base: The folder that a relative path starts from.
+
+    Raises:
+        DataError: If it is missing, cannot be read, lacks a column, or is empty.
+    """
+    table = _read_file(_resolve(path, base))
+    if not len(table.dataset):
+        raise DataError(f"Task {task.name!r}: {table.source} has no rows; a support needs some.")
+    _check_columns(table, task, roles)
+    return _as_rows(table, task, roles)
+
+
 @singledispatch
 def _read(data: Any, base: Path) -> dict[Split, _Table]:
     raise TypeError(f"no reader for {type(data).__name__}")

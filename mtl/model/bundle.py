@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import mtl
-from mtl.config import EncoderConfig
+from mtl.config import Choice, EncoderConfig, EpisodesConfig
 from mtl.data.batches import collate
 from mtl.data.features import Features, featurize
 from mtl.data.rows import Rows
@@ -22,11 +23,29 @@ from mtl.kind import Request, TaskKind
 from mtl.model.encoder import load_encoder
 from mtl.model.inference import _MAX_TOKENS, device_of
 from mtl.model.multitask import MultiTaskModel
+from mtl.model.state import load_state, save_state
 from mtl.plugins import Plugins, load_plugins
 from mtl.task import Task
 
-FORMAT = 1
+FORMAT = 2
 _CHUNK_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Practice:
+    """What an episodic training has practised, so that a target can be learned in the same way.
+
+    Attributes:
+        strategy: The strategy and its options.
+        episodes: What its episodes were.
+        state: What it has learned beside the encoder.
+        chosen: Options of adaptations that were chosen by meta-validation.
+    """
+
+    strategy: Choice
+    episodes: EpisodesConfig
+    state: Mapping[str, Any]
+    chosen: Mapping[str, Choice]
 
 
 class Bundle:
@@ -36,10 +55,27 @@ class Bundle:
         model: The encoder with its heads.
         config: How the encoder is used.
         plugins: Name and distribution of the plugins that brought the kinds.
+        practice: How it has learned to learn.
     """
 
-    def __init__(self, model: MultiTaskModel, config: EncoderConfig, plugins: Mapping[str, str]) -> None:
-        self.model, self.config, self.plugins = model, config, dict(plugins)
+    def __init__(
+        self, model: MultiTaskModel, config: EncoderConfig, plugins: Mapping[str, str], practice: Practice | None = None
+    ) -> None:
+        self.model, self.config, self.plugins, self.practice = model, config, dict(plugins), practice
+
+    @property
+    def label(self) -> str:
+        """How it was trained, for tables."""
+        return "bundle" if self.practice is None else self.practice.strategy.name
+
+    @property
+    def fingerprint(self) -> str:
+        """Eight hex digits that change with the encoder's weights."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.model.encoder.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:8]
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -52,6 +88,9 @@ class Bundle:
         # Clones, because safetensors refuses weights that a head uses twice.
         heads = {name: value.detach().cpu().contiguous().clone() for name, value in self.model.heads.state_dict().items()}
         write_atomic(folder / "heads.safetensors", lambda path: save_file(heads, path))
+        practice = self.practice
+        if practice is not None:
+            save_state(folder / "practice.safetensors", practice.state)
         write_json(
             folder / "bundle.json",
             {
@@ -60,9 +99,20 @@ class Bundle:
                 "plugins": self.plugins,
                 "encoder": self.config.model_dump(mode="json"),
                 "tasks": [
-                    {"task": kind.task.model_dump(mode="json", exclude={"data", "where", "max_rows"}), "state": kind.state}
-                    for kind in self.model.kinds.values()
+                    {
+                        "task": kind.task.model_dump(mode="json", exclude={"data", "where", "max_rows"}),
+                        "state": kind.state,
+                        "unit": getattr(self.model.head(name), "unit", False),
+                    }
+                    for name, kind in self.model.kinds.items()
                 ],
+                "practice": None
+                if practice is None
+                else {
+                    "strategy": practice.strategy.model_dump(mode="json"),
+                    "episodes": practice.episodes.model_dump(mode="json"),
+                    "chosen": {label: choice.model_dump(mode="json") for label, choice in practice.chosen.items()},
+                },
             },
         )
 
@@ -207,9 +257,12 @@ def load_bundle(path: str | Path, *, plugins: Plugins | None = None, device: str
             kind.load_state(entry["state"])
             kinds[task.name] = kind
         config = EncoderConfig.model_validate(about["encoder"])
-        attention = "sdpa" if config.attention == "auto" else config.attention
-        model = MultiTaskModel(load_encoder(config, folder / "encoder", attention=attention), kinds, lambda name: 0)
+        model = MultiTaskModel(load_encoder(config, folder / "encoder"), kinds, lambda name: 0)
         model.heads.load_state_dict(_read_heads(folder / "heads.safetensors"))
+        for entry, name in zip(about["tasks"], kinds, strict=True):
+            if entry["unit"]:
+                model.head(name).unit = True  # type: ignore[assignment]
+        practice = _read_practice(about["practice"], folder)
         brought = dict(about["plugins"])
     except MTLError:
         raise
@@ -218,7 +271,15 @@ def load_bundle(path: str | Path, *, plugins: Plugins | None = None, device: str
         detail = lines[1] if len(lines) > 1 else f"there is no {lines[0]}" if isinstance(error, KeyError) else lines[0]
         raise BundleError(f"{folder}: the bundle is incomplete or its parts do not fit: {detail}") from error
     model.eval()
-    return Bundle(model.to(device), config, brought)
+    return Bundle(model.to(device), config, brought, practice)
+
+
+def _read_practice(about: Mapping[str, Any] | None, folder: Path) -> Practice | None:
+    if about is None:
+        return None
+    chosen = {label: Choice.model_validate(choice) for label, choice in about["chosen"].items()}
+    episodes = EpisodesConfig.model_validate(about["episodes"])
+    return Practice(Choice.model_validate(about["strategy"]), episodes, load_state(folder / "practice.safetensors"), chosen)
 
 
 def _read_heads(path: Path) -> dict[str, torch.Tensor]:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mtl.config import EncoderConfig
 from mtl.data.features import Tokenizer
 from mtl.errors import ConfigError, EncoderError, did_you_mean
+from mtl.files import write_atomic
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 _LOG = logging.getLogger(__name__)
+_LORA, LORA_FILE = "lora_", "lora.safetensors"
 
 
 class Encoded:
@@ -70,6 +75,29 @@ def _pool_max(states: Tensor, mask: Tensor) -> Tensor:
 _POOLING = {"mean": _pool_mean, "cls": _pool_cls, "max": _pool_max}
 
 
+_GROUP_ROWS, _GROUP_SHARE, _WASTE = 8, 0.7, 0.25
+
+
+def _groups(mask: Tensor) -> list[tuple[Tensor, int]] | None:
+    """Part a batch of very different lengths into groups of similar ones: their rows, and the longest of each.
+
+    Most of the work on such a batch would be padding. On a GPU a batch is left whole: there reading the lengths would
+    cost more than it saves.
+    """
+    if mask.device.type != "cpu" or len(mask) < 2 * _GROUP_ROWS:
+        return None
+    lengths = mask.sum(1)
+    if float(lengths.sum()) > (1 - _WASTE) * mask.numel():
+        return None
+    order = lengths.argsort(descending=True, stable=True)
+    ordered = lengths[order].tolist()
+    starts = [0]
+    for place, length in enumerate(ordered):
+        if place - starts[-1] >= _GROUP_ROWS and length < _GROUP_SHARE * ordered[starts[-1]]:
+            starts.append(place)
+    return [(order[start:end], ordered[start]) for start, end in zip(starts, [*starts[1:], len(ordered)], strict=True)]
+
+
 @cache
 def has_bfloat16(device: torch.device) -> bool:
     """Tell whether the processor multiplies in bfloat16 faster than in float32."""
@@ -77,6 +105,14 @@ def has_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
+class _Reached(Exception):  # noqa: N818  # not an error
+    """Ends a pass at the layer where the trunk ends."""
+
+    def __init__(self, states: Tensor) -> None:
+        super().__init__()
+        self.states = states
 
 
 class Encoder(nn.Module):
@@ -112,15 +148,87 @@ class Encoder(nn.Module):
         """The attention path in use."""
         return str(self.backbone.config._attn_implementation)
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> Encoded:
-        """Encode a batch in one pass."""
+    def forward(self, inputs: Mapping[str, Tensor], states: Tensor | None = None, depth: int = 0) -> Encoded:
+        """Encode a batch in one pass, or the rest of one.
+
+        Args:
+            inputs: See :class:`mtl.data.batches.Batch`.
+            states: What :meth:`trunk` gave for them; only the layers from ``depth`` on are run.
+            depth: Where the trunk ended.
+        """
         mask = inputs["attention_mask"]
-        in_bfloat16 = self.precision == "bf16" or (self.precision == "auto" and has_bfloat16(mask.device))
-        with torch.autocast(mask.device.type, torch.bfloat16, enabled=in_bfloat16):
-            states = self.backbone(**inputs).last_hidden_state
-        if in_bfloat16:
-            states = states.float()  # a model in float64 stays so
+        if states is None or depth < len(self.layers()):
+            groups = _groups(mask)
+            if groups is None:
+                states = self._above(inputs, states, depth)
+            else:
+                parts = []
+                for rows, longest in groups:
+                    own = {name: value[rows, :longest] for name, value in inputs.items()}
+                    parts.append(self._above(own, None if states is None else states[rows, :longest], depth))
+                padded = [nn.functional.pad(part, (0, 0, 0, mask.shape[1] - part.shape[1])) for part in parts]
+                order = torch.cat([rows for rows, _ in groups]).argsort()
+                states = torch.cat(padded)[order]
         return Encoded(states, mask, _POOLING[self.pooling](states, mask))
+
+    def trunk(self, inputs: Mapping[str, Tensor], depth: int) -> Tensor:
+        """Return the states that enter layer ``depth``, or leave the last one, ``[sequences, tokens, hidden]``."""
+        if depth == len(self.layers()):
+            return self._run(inputs)
+        layer = self.layers()[depth]
+
+        def stop(states: Tensor, *arguments: Any, **options: Any) -> None:
+            raise _Reached(states)
+
+        layer.forward = stop
+        try:
+            self._run(inputs)
+        except _Reached as reached:
+            return reached.states.float() if reached.states.dtype is torch.bfloat16 else reached.states
+        finally:
+            del layer.forward
+        raise EncoderError(f"Layer {depth} of a {type(self.backbone).__name__} was not reached; its trunk cannot be cut off.")
+
+    def _above(self, inputs: Mapping[str, Tensor], states: Tensor | None, depth: int) -> Tensor:
+        if states is None:
+            return self._run(inputs)
+        with self._cut(states, depth):
+            return self._run(inputs)
+
+    def _run(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        device = inputs["attention_mask"].device
+        in_bfloat16 = self.precision == "bf16" or (self.precision == "auto" and has_bfloat16(device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16):
+            states: Tensor = self.backbone(**inputs).last_hidden_state
+        return states.float() if in_bfloat16 else states  # a model in float64 stays so
+
+    @contextmanager
+    def _cut(self, states: Tensor, depth: int) -> Iterator[None]:
+        """Let layer ``depth`` start from ``states``, and nothing below it be computed."""
+        layers = self.layers()
+        first, run = layers[depth], layers[depth].forward
+        embeddings = self._embeddings()
+        projection = getattr(self.backbone, "embeddings_project", None)  # ELECTRA's, where embeddings are smaller than states
+        before = [embeddings] if projection is None else [embeddings, projection]
+        try:
+            for module in before:
+                module.forward = lambda *arguments, **options: states
+            for layer in layers[:depth]:
+                layer.forward = lambda *arguments, **options: (states,)  # some take a layer's output, some the first of it
+            first.forward = lambda hidden, *arguments, **options: run(states, *arguments, **options)
+            yield
+        finally:
+            for module in (*before, *layers[:depth], first):
+                module.__dict__.pop("forward", None)
+
+    def _embeddings(self) -> Any:
+        found = getattr(self.backbone, "embeddings", None)
+        if found is None:
+            raise EncoderError(
+                f"The embeddings of a {type(self.backbone).__name__} are not found, so that its trunk cannot be cut off; "
+                "adapt all of it."
+            )
+        return found
 
     def freeze(self, what: str | int) -> None:
         """Stop training the embeddings, the embeddings and the first N layers, or everything.
@@ -153,9 +261,47 @@ class Encoder(nn.Module):
                 return module
         raise EncoderError(f"The layers of a {type(self.backbone).__name__} are not found; use freeze: none, embeddings or all.")
 
+    def add_lora(self, rank: int, weights: Path | None = None) -> None:
+        """Put low-rank updates into the attention layers; they change nothing until they are trained.
+
+        Args:
+            rank: Their rank; they are scaled by 1.
+            weights: A file of weights that :meth:`save` wrote.
+
+        Raises:
+            EncoderError: If `peft` is not installed, or does not know the architecture.
+        """
+        trained = {id(parameter) for parameter in self.backbone.parameters() if parameter.requires_grad}
+        try:
+            from peft import LoraConfig, inject_adapter_in_model
+
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(rank)  # the same start in every run
+                inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank), self.backbone)
+        except ImportError as error:
+            raise EncoderError("encoder.lora needs the package peft: pip install 'mtl[lora]'.") from error
+        except ValueError as error:
+            name = type(self.backbone).__name__
+            raise EncoderError(f"encoder.lora: peft does not know where to put LoRA weights in a {name}.") from error
+        for name, parameter in self.backbone.named_parameters():
+            parameter.requires_grad_(_LORA in name or id(parameter) in trained)
+        if weights is not None and weights.is_file():
+            self.backbone.load_state_dict(load_file(weights), strict=False)
+
+    def copy(self) -> Encoder:
+        """Return an encoder with weights of its own and the same tokenizer."""
+        return Encoder(copy.deepcopy(self.backbone), self.tokenizer, self.pooling, self.precision)
+
     def save(self, folder: Path) -> None:
-        """Write weights, configuration and tokenizer in the Hub's layout."""
-        self.backbone.save_pretrained(folder)
+        """Write weights, configuration and tokenizer in the Hub's layout; LoRA weights have a file of their own."""
+        state = self.backbone.state_dict()
+        if any(_LORA in name for name in state):
+            own = {name: value.detach().cpu().contiguous() for name, value in state.items() if _LORA in name}
+            write_atomic(folder / LORA_FILE, lambda path: save_file(own, path))
+            plain = {name.replace(".base_layer", ""): value for name, value in state.items() if _LORA not in name}
+            self.backbone.save_pretrained(folder, state_dict=plain)
+        else:
+            self.backbone.save_pretrained(folder)
         # What was last asked of the tokenizer is left out: it differs when tokens came from the cache.
         self.tokenizer.backend.backend_tokenizer.no_truncation()
         self.tokenizer.backend.backend_tokenizer.no_padding()
@@ -163,14 +309,20 @@ class Encoder(nn.Module):
 
 
 def load_encoder(
-    config: EncoderConfig, place: str | Path, *, attention: str, cache: Path | None = None, known: Sequence[str] = ()
+    config: EncoderConfig,
+    place: str | Path,
+    *,
+    attention: str | None = None,
+    cache: Path | None = None,
+    known: Sequence[str] = (),
 ) -> Encoder:
     """Load an encoder from a local folder or the Hub, in float32 and without running code from it.
 
     Args:
         config: What the experiment says of it.
         place: The folder or Hub id that ``config.name`` stands for.
-        attention: The attention path to use.
+        attention: The attention path to use. Default: what the configuration says; for ``auto`` the fastest that the
+            architecture has.
         cache: Folder of the token cache.
         known: Registered names, to suggest from.
 
@@ -195,7 +347,7 @@ def load_encoder(
             place,
             config=settings,
             dtype=torch.float32,
-            attn_implementation=attention,
+            attn_implementation=attention or (None if config.attention == "auto" else config.attention),
             trust_remote_code=False,
             use_safetensors=True,
             **options,
@@ -208,7 +360,8 @@ def load_encoder(
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without tokenizer files
         raise EncoderError(f"Encoder {config.name!r} has a tokenizer without words: is tokenizer.json missing from {place}?")
     if getattr(backbone, "pooler", None) is not None:
-        backbone.pooler = None  # unused weights would have no gradient
+        del backbone.pooler  # unused weights would have no gradient
+        backbone.pooler = None
     limit = getattr(settings, "max_position_embeddings", None) or config.max_length
     if config.max_length > limit:
         raise EncoderError(f"encoder.max_length is {config.max_length}, but {config.name!r} reads at most {limit} tokens.")
@@ -216,6 +369,8 @@ def load_encoder(
     reader = Tokenizer(tokenizer, config.max_length, cache, segments=segments)
     encoder = Encoder(backbone, reader, config.pooling, config.precision)
     encoder.freeze(config.freeze)
+    if config.lora:
+        encoder.add_lora(config.lora, Path(place) / LORA_FILE if local else None)
     _LOG.info("encoder %s: %s attention", config.name, encoder.attention)
     return encoder
 

@@ -27,11 +27,13 @@ class TaskData:
         name: The task.
         kind: Its kind, fitted.
         splits: Features of each split.
+        names: The classes' written names, a row each, where the kind has them.
     """
 
     name: str
     kind: TaskKind
     splits: dict[str, Features]
+    names: Features | None = None
 
 
 def device_of(module: torch.nn.Module) -> torch.device:

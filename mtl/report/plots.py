@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mtl.files import write_atomic
-from mtl.report.tables import Column
+from mtl.report.tables import Column, transfer_rows
 
 _SIZE = (7.0, 4.0)
 _DPI = 130
@@ -52,11 +52,10 @@ def plot_transfer(columns: Sequence[Column], path: Path) -> Path | None:
     """Draw few-shot transfer of every encoder to every target."""
     bars: dict[str, list[float]] = {}
     names: list[str] = []
-    for column in columns:
-        for group, targets in column.runs[0]["targets"].items():
-            names = [f"{target}\n{shots} shots" for target, by_shots in targets.items() for shots in by_shots]
-            label = column.label if len(column.runs[0]["targets"]) == 1 else f"{column.label}: {group}"
-            bars[label] = [_mean(values) for by_shots in targets.values() for values in by_shots.values()]
+    for label, runs in transfer_rows(columns).items():
+        names = [f"{target}\n{shots} shots" for target, by_shots in runs[0].items() for shots in by_shots]
+        pairs = [(target, shots) for target, by_shots in runs[0].items() for shots in by_shots]
+        bars[label] = [_mean(value for run in runs for value in run[target][shots]) for target, shots in pairs]
     return _bars(names, bars, "metric of the target, mean of the support sets", path) if names else None
 
 

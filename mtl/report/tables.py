@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
+from mtl.transfer.statistics import differences, estimate
+
 Results = Mapping[str, Any]
 _BASELINE = "single"
 
@@ -77,10 +79,10 @@ class Column:
 
 
 def columns_of(points: Sequence[Mapping[str, Any]], results: Sequence[Results]) -> list[Column]:
-    """Group the runs of a comparison by everything but the seed, in the order of the axes."""
+    """Group the runs of a comparison by everything but the seed and what is defined, in the order of the axes."""
     groups: dict[str, list[Results]] = {}
     for point, run in zip(points, results, strict=True):
-        shown = [_name(value) for axis, value in point.items() if axis != "seed"]
+        shown = [_name(value) for axis, value in point.items() if axis != "seed" and not axis.startswith("define.")]
         groups.setdefault(", ".join(shown) or run["strategy"], []).append(run)
     return [Column(label, runs) for label, runs in groups.items()]
 
@@ -126,32 +128,61 @@ def _task_notes(trained: Sequence[Column], baseline: Column | None) -> list[str]
     return notes
 
 
-def transfer_table(columns: Sequence[Column]) -> Table | None:
-    """Show few-shot transfer of every encoder to every target."""
-    encoders: dict[str, list[Mapping[str, Any]]] = {}
+def transfer_rows(columns: Sequence[Column]) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the transfer figures of every encoder with every adaptation: label → of each run, target → shots → figures."""
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    several = any(len(by_adaptation) > 1 for run in _transfers(columns) for by_adaptation in run["figures"].values())
     for column in columns:
         for run in column.runs:
-            for group, targets in run["targets"].items():
-                label = column.label if len(run["targets"]) == 1 else f"{column.label}: {group}"
-                encoders.setdefault(label, []).append(targets)
-    pairs = [(target, shots) for target, by_shots in next(iter(encoders.values()), [{}])[0].items() for shots in by_shots]
-    if not pairs:
+            for group, found in run["targets"].items():
+                encoder = column.label if len(run["targets"]) == 1 else f"{column.label}: {group}"
+                for label in dict.fromkeys(label for by_label in found["figures"].values() for label in by_label):
+                    figures = {target: by_label[label] for target, by_label in found["figures"].items()}
+                    rows.setdefault(f"{encoder}, {label}" if several else encoder, []).append(figures)
+    return rows
+
+
+def _transfers(columns: Sequence[Column]) -> list[Mapping[str, Any]]:
+    return [found for column in columns for run in column.runs for found in run["targets"].values()]
+
+
+def transfer_table(columns: Sequence[Column]) -> Table | None:
+    """Show few-shot transfer of every encoder to every target, with intervals and paired differences."""
+    rows_of = transfer_rows(columns)
+    if not rows_of:
         return None
-    untouched = next((label for label in encoders if label == "none"), None)
-    heads = ["encoder", *(f"{target}, {shots} shots" for target, shots in pairs)]
-    heads += ["Δ mean"] if untouched else []
+    pairs = [(target, shots) for target, by_shots in next(iter(rows_of.values()))[0].items() for shots in by_shots]
+    untouched = next((label for label in rows_of if label.split(", ")[0] == "none"), None)
+    heads = ["encoder", *(f"{target}, {shots} shots" for target, shots in pairs), *(["Δ mean"] if untouched else [])]
     rows = []
-    for label, runs in encoders.items():
-        figures = [[value for run in runs for value in run[target][shots]] for target, shots in pairs]
-        row = [label, *(spread(values) for values in figures)]
+    for label, runs in rows_of.items():
+        figures = [[run[target][shots] for run in runs] for target, shots in pairs]
+        row = [label, *(interval(values) for values in figures)]
         if untouched is not None:
-            base = [fmean(v for run in encoders[untouched] for v in run[target][shots]) for target, shots in pairs]
-            mean = fmean(fmean(values) - value for values, value in zip(figures, base, strict=True))
-            row.append("" if label == untouched else signed(mean))
+            base = [[run[target][shots] for run in rows_of[untouched]] for target, shots in pairs]
+            row.append("" if label == untouched else _gain(figures, base))
         rows.append(row)
-    notes = ["Mean ± sd over support sets, the same ones for every encoder; all test rows answered."]
-    notes += ["Δ mean: minus the untouched pretrained encoder ('none')."] if untouched else []
+    counts = sorted({len(values) for runs in rows_of.values() for run in runs for by in run.values() for values in by.values()})
+    notes = [
+        f"Mean over {' to '.join(map(str, counts))} episodes a run, the same ones for every encoder; ± half of the 95 % interval "
+        "by hierarchical bootstrap."
+    ]
+    notes += ["Δ mean: minus the untouched pretrained encoder ('none'), paired by episode."] if untouched else []
     return Table("Transfer to held-out targets", heads, rows, notes)
+
+
+def _gain(figures: Sequence[Any], base: Sequence[Any]) -> str:
+    """Write the mean paired difference over targets and shots with its interval."""
+    if any(len(values) != len(other) for values, other in zip(figures, base, strict=True)):
+        return "–"
+    found = estimate([differences(values, other) for values, other in zip(figures, base, strict=True)])
+    return f"{signed(found.mean)} ±{(found.high - found.low) / 2:.3f}"
+
+
+def interval(values: Sequence[Any]) -> str:
+    """Write the mean of nested figures with half of its 95 % interval."""
+    found = estimate(values)
+    return f"{found.mean:.3f} ±{(found.high - found.low) / 2:.3f}"
 
 
 def budget_table(columns: Sequence[Column]) -> Table | None:

@@ -7,22 +7,20 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from mtl.config import ExperimentConfig, OptimizerConfig
-from mtl.data.batches import collate
 from mtl.errors import TrainingError
 from mtl.files import to_json_line
 from mtl.model.inference import TaskData, device_of, evaluate, evaluate_trivial, skill_of
 from mtl.model.multitask import MultiTaskModel
+from mtl.model.state import load_state, save_state
 from mtl.seeds import seed_of
-from mtl.training.checkpoint import load_checkpoint, load_state, save_checkpoint, save_state
+from mtl.training.checkpoint import load_checkpoint, save_checkpoint
 from mtl.training.sampler import Sampler
-from mtl.training.schedule import Schedule
 from mtl.training.strategy import Draw, StepReport, Strategy
 
 _LOG = logging.getLogger(__name__)
@@ -67,6 +65,23 @@ def rate_factor(config: OptimizerConfig, progress: float) -> float:
     return max(0.0, factors[config.schedule])
 
 
+#: Returns the validation metrics of each task, and the skill of each (see :meth:`mtl.Metric.skill`).
+Evaluator = Callable[[MultiTaskModel, Strategy], tuple[Mapping[str, Mapping[str, Any]], dict[str, float]]]
+
+
+class HeadsEvaluator:
+    """Evaluates the validation split of every task by the task's own head."""
+
+    def __init__(self, data: Mapping[str, TaskData], size: int) -> None:
+        self._data, self._size = data, size
+        self._trivial = {name: evaluate_trivial(task, "validation") for name, task in data.items()}
+
+    def __call__(self, model: MultiTaskModel, strategy: Strategy) -> tuple[Mapping[str, Mapping[str, Any]], dict[str, float]]:
+        """Return metrics and skills."""
+        metrics = {name: evaluate(model, task, "validation", size=self._size) for name, task in self._data.items()}
+        return metrics, skill_of(list(self._data.values()), metrics, self._trivial)
+
+
 class Trainer:
     """Trains one model on its tasks, evaluates, keeps the best weights, survives being killed.
 
@@ -79,6 +94,7 @@ class Trainer:
         config: The experiment.
         folder: Where checkpoints and the log go.
         watcher: Is told of progress.
+        evaluator: Looks at what has not been trained on. Default: the validation splits, by the tasks' heads.
     """
 
     def __init__(
@@ -91,12 +107,13 @@ class Trainer:
         config: ExperimentConfig,
         folder: Path,
         watcher: Watcher,
+        evaluator: Evaluator | None = None,
     ) -> None:
         self.model, self.data, self.strategy, self.config, self.watcher = model, data, strategy, config, watcher
         self.folder, self.log_path = folder, folder / "log.jsonl"
-        self.features = {name: task.splits["train"] for name, task in data.items()}
-        self.kinds = {name: task.kind for name, task in data.items()}
-        self.schedule = Schedule(self.features, sampler, config.batch, examples, config.seed)
+        self.examples = examples
+        strategy.prepare(model)
+        self.draws = strategy.draws(data, sampler, config, examples)
         groups = model.parameter_groups(
             config.optimizer.learning_rate, config.optimizer.head_learning_rate, config.optimizer.weight_decay
         )
@@ -108,7 +125,7 @@ class Trainer:
         self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.progress = Progress()
         self._reports: list[tuple[int, int, float, torch.Tensor | None, StepReport]] = []
-        self._trivial = {name: evaluate_trivial(task, "validation") for name, task in data.items()}
+        self.evaluator = evaluator or HeadsEvaluator(data, config.batch.evaluation_size)
 
     def train(self) -> Progress:
         """Train to the end of the budget, from the last checkpoint if there is one, and load the best weights.
@@ -140,17 +157,17 @@ class Trainer:
     def _draws(self) -> Iterator[Draw]:
         device = device_of(self.model)
         while not self.progress.stopped:
-            rows = list(islice(self.schedule, self.config.batch.accumulate))
-            if not rows:
+            draw = next(self.draws, None)
+            if draw is None:
                 return
-            yield [collate(batch, self.features, self.kinds).to(device) for batch in rows]
+            yield [item.to(device) for item in draw]
 
     def _step(self, draw: Draw) -> None:
         progress, config = self.progress, self.config.optimizer
         self.watcher.batch_ready(draw)
-        seen = sum(batch.rows for batch in draw)
+        seen = sum(item.rows for item in draw)
         # The rate of a step is that of its middle, so that neither the first nor the last is 0.
-        factor = rate_factor(config, (progress.examples + seen / 2) / self.schedule.examples)
+        factor = rate_factor(config, (progress.examples + seen / 2) / self.examples)
         for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
             group["lr"] = peak * factor
         report = self.strategy.fill_gradients(self.model, draw)
@@ -161,10 +178,10 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         progress.step += 1
         progress.examples += seen
-        for batch in draw:
-            for name, part in batch.parts.items():
-                progress.examples_by_task[name] = progress.examples_by_task.get(name, 0) + part.rows
-        self.strategy.end_step(report, progress.examples / self.schedule.examples)
+        for item in draw:
+            for name, rows in item.rows_by_task.items():
+                progress.examples_by_task[name] = progress.examples_by_task.get(name, 0) + rows
+        self.strategy.end_step(report, progress.examples / self.examples)
         self._reports.append((progress.step, progress.examples, factor, norm, report))
         if len(self._reports) >= _LOG_EVERY_STEPS:
             self._write_log()
@@ -172,16 +189,14 @@ class Trainer:
 
     def _evaluation_is_due(self) -> bool:
         times = self.config.evaluation.times
-        return times > 0 and self.progress.examples * times >= (self.progress.evaluations + 1) * self.schedule.examples
+        return times > 0 and self.progress.examples * times >= (self.progress.evaluations + 1) * self.examples
 
     def _evaluate(self) -> None:
         progress, config = self.progress, self.config.evaluation
         self._write_log()
-        size = self.config.batch.evaluation_size
-        metrics = {name: evaluate(self.model, task, "validation", size=size) for name, task in self.data.items()}
-        skills = skill_of(list(self.data.values()), metrics, self._trivial)
+        metrics, skills = self.evaluator(self.model, self.strategy)
         score = aggregate(skills, config.aggregate)
-        progress.evaluations = int(progress.examples * config.times / self.schedule.examples)
+        progress.evaluations = int(progress.examples * config.times / self.examples)
         progress.since_best += 1
         if progress.best_score is None or score > progress.best_score:
             progress.best_score, progress.best_step, progress.since_best = score, progress.step, 0
@@ -229,7 +244,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "strategy": self.strategy.state_dict(),
-            "schedule": self.schedule.state_dict(),
+            "draws": self.draws.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
@@ -245,7 +260,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.strategy.load_state_dict(state["strategy"])
-        self.schedule.load_state_dict(state["schedule"])
+        self.draws.load_state_dict(state["draws"])
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"]:
             torch.cuda.set_rng_state_all(state["cuda_rng"])

@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from mtl.data.batches import Batch
+from mtl.training.draws import Batches, Draws
 from mtl.training.weighting import TaskLoss
 
 if TYPE_CHECKING:
-    from mtl.config import Choice
+    from mtl.config import Choice, EpisodesConfig, ExperimentConfig
+    from mtl.model.inference import TaskData
     from mtl.model.multitask import MultiTaskModel
+    from mtl.training.sampler import Sampler
+    from mtl.transfer.adaptation import Adaptation
 
 #: Makes a registered thing from its choice in the configuration: ``build("weighting", choice)``.
 Build = Callable[[str, "Choice"], Any]
-#: What one step learns from: one batch, or several whose gradients are added.
-Draw = Sequence[Batch]
+#: What one step learns from: batches or episodes, as :meth:`Strategy.draws` has them; their gradients are added.
+Draw = Sequence[Any]
 
 
 @dataclass
@@ -40,11 +43,11 @@ class Strategy(ABC):
 
     Attributes:
         trains: Whether there is anything to train.
-        second_order: Whether second derivatives of the encoder are taken; decides the attention path.
+        trains_heads: Whether the tasks' heads are trained, so that there is something to test them by.
     """
 
     trains: ClassVar[bool] = True
-    second_order: ClassVar[bool] = False
+    trains_heads: ClassVar[bool] = True
 
     def groups(self, tasks: Sequence[str]) -> dict[str, list[str]]:
         """Return the models to train: a name for each, and its tasks. One model for all by default."""
@@ -52,6 +55,13 @@ class Strategy(ABC):
 
     def setup(self, tasks: Sequence[TaskLoss], build: Build) -> None:
         """Get ready for training one model on ``tasks``."""
+
+    def prepare(self, model: MultiTaskModel) -> None:
+        """Get ready for training ``model``, after :meth:`setup` and before :meth:`parameters`."""
+
+    def draws(self, data: Mapping[str, TaskData], sampler: Sampler, config: ExperimentConfig, examples: int) -> Draws:
+        """Return what the steps learn from: batches of rows by default."""
+        return Batches(data, sampler, config, examples)
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """Return what is trained beside the model."""
@@ -63,6 +73,10 @@ class Strategy(ABC):
 
     def end_step(self, report: StepReport, progress: float) -> None:
         """Be told that the optimiser has stepped."""
+
+    def adaptation(self, episodes: EpisodesConfig) -> Adaptation | None:
+        """Return the way to learn a target that the training has practised; ``None`` if it has not."""
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed training needs: tensors and JSON values."""

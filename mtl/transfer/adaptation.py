@@ -3,73 +3,100 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from mtl.errors import DataError
-from mtl.model.encoder import Encoder
-from mtl.model.inference import TaskData, embed
-from mtl.seeds import seed_of
+from mtl.data.episodes import EpisodeRows
+from mtl.errors import ConfigError
+from mtl.meta.closed_form import Linear, Names
+from mtl.meta.inner import Parameters
+from mtl.transfer.space import Space
 
-#: Answers rows of the target's test split, by their vectors ``[rows, features]``.
-Predictor = Callable[[Tensor], list[str]]
+#: Gives the outputs of rows of the pool, ``[rows, ..., outputs of the episode]``.
+Predictor = Callable[[Sequence[int]], Tensor]
+
+
+@dataclass(frozen=True)
+class LinearPredictor:
+    """A linear layer on features of length 1, of the encoder as it is or with some of its parameters moved.
+
+    Attributes:
+        space: The target.
+        head: The layer.
+        parameters: The encoder's moved parameters, by name.
+    """
+
+    space: Space
+    head: Linear
+    parameters: Parameters = field(default_factory=dict)
+
+    @torch.inference_mode()
+    def __call__(self, rows: Sequence[int]) -> Tensor:
+        """Return the outputs of rows."""
+        if self.parameters:
+            return self.head(self.space.encode(rows, self.parameters))
+        return self.head(self.space.features[list(rows)])
 
 
 class Adaptation(ABC):
     """How a few support examples become a predictor. Write one as a dataclass; its fields are its options."""
 
     @abstractmethod
-    def adapt(self, vectors: Tensor, answers: Sequence[str]) -> Predictor:
-        """Learn from the support.
+    def adapt(self, space: Space, episode: EpisodeRows) -> Predictor:
+        """Learn from an episode's support. The queries are not looked at.
 
-        Args:
-            vectors: Pooled vectors of the support rows, ``[way * shot, features]``.
-            answers: Their labels.
+        Raises:
+            ConfigError: If the target cannot be learned in this way.
         """
 
 
-def check_shots(target: TaskData, shots: Sequence[int]) -> None:
-    """Check that every class has as many training rows as the most shots asked for.
+class FeatureAdaptation(Adaptation):
+    """An adaptation that leaves the encoder as it is and makes a linear layer of the support's features."""
+
+    def adapt(self, space: Space, episode: EpisodeRows) -> Predictor:
+        features, answers = space.support(episode)
+        names = self.names(space, episode)
+        if names is None:
+            need_support(space, episode)
+        return LinearPredictor(space, self.fit(features, answers, len(space.outputs(episode)), names))
+
+    def names(self, space: Space, episode: EpisodeRows) -> Names | None:
+        """Return the classes' names where they are to be read."""
+        return None
+
+    @abstractmethod
+    def fit(self, features: Tensor, answers: Tensor, outputs: int, names: Names | None) -> Linear:
+        """Make the layer.
+
+        Args:
+            features: ``[units, features]``, of length 1.
+            answers: Places among the outputs, or values; ``[units]``.
+            outputs: How many outputs there are.
+            names: The classes' names, if they are to be read.
+        """
+
+
+def need_support(space: Space, episode: EpisodeRows) -> None:
+    """Refuse an episode without any support.
 
     Raises:
-        DataError: If a class has fewer.
+        ConfigError: Naming the target.
     """
-    counts = Counter(target.kind.gold(target.splits["train"]))
-    label = min(sorted(counts), key=lambda label: counts[label])
-    if counts[label] < max(shots, default=0):
-        raise DataError(
-            f"Target {target.name!r}: class {label!r} has {counts[label]} training rows, fewer than the {max(shots)} shots "
-            f"asked for. Ask for at most {counts[label]}."
+    if not episode.support:
+        raise ConfigError(
+            f"Target {space.kind.task.name!r}: with 0 shots there is nothing to learn from but the classes' names. Take the "
+            "adaptation {name: prototype, name_weight: 1}, or leave 0 out of targets.shots."
         )
 
 
-def few_shot(
-    encoder: Encoder, target: TaskData, adaptation: Adaptation, *, shots: int, draws: int, seed: int, size: int
-) -> list[float]:
-    """Measure transfer: adapt to ``shots`` training rows a class, answer the whole test split, ``draws`` times.
-
-    The support sets depend on the seed, the target and the shots only, so that every method gets the same.
-
-    Returns:
-        The target's primary metric for each draw.
+def refuse_values(answers: Tensor, method: str) -> None:
+    """Refuse answers that are values where classes are needed.
 
     Raises:
-        DataError: If a class has fewer rows than shots.
+        ConfigError: Naming the method.
     """
-    check_shots(target, [shots])
-    train, test = target.splits["train"], target.splits["test"]
-    gold = np.array(target.kind.gold(train))
-    by_class = {label: np.flatnonzero(gold == label) for label in sorted(set(gold.tolist()))}
-    vectors, queries = embed(encoder, train, size=size), embed(encoder, test, size=size)
-    rng = np.random.default_rng(seed_of(seed, "support", target.name, shots))
-    figures = []
-    for _ in range(draws):
-        support = np.concatenate([rng.choice(rows, shots, replace=False) for rows in by_class.values()])
-        predict = adaptation.adapt(vectors[torch.as_tensor(support)], gold[support].tolist())
-        outcome = target.kind.outcome(test, predict(queries), None)
-        figures.append(target.kind.primary_metric(outcome))
-    return figures
+    if answers.is_floating_point():
+        raise ConfigError(f"Adaptation {method!r} needs classes, and the target has values. Use ridge for it.")

@@ -12,8 +12,18 @@ Register = Callable[[str, Any], None]
 
 @mtl.hookimpl
 def mtl_register_strategies(register: Register) -> None:
+    register("anil", "mtl_plugins.anil:ANIL")
+    register("fomaml", "mtl_plugins.fomaml:FOMAML")
+    register("imaml", "mtl_plugins.imaml:IMAML")
     register("joint", "mtl_plugins.joint:Joint")
+    register("maml", "mtl_plugins.maml:MAML")
+    register("matching", "mtl_plugins.matching_network:MatchingNetwork")
+    register("meta-sgd", "mtl_plugins.meta_sgd:MetaSGD")
     register("none", "mtl_plugins.none:Untouched")
+    register("protomaml", "mtl_plugins.protomaml:ProtoMAML")
+    register("protonet", "mtl_plugins.protonet:ProtoNet")
+    register("r2d2", "mtl_plugins.r2d2:R2D2")
+    register("reptile", "mtl_plugins.reptile:Reptile")
     register("single", "mtl_plugins.single:Single")
 
 
@@ -35,7 +45,21 @@ def mtl_register_samplers(register: Register) -> None:
 
 @mtl.hookimpl
 def mtl_register_adaptations(register: Register) -> None:
+    register("full", "mtl_plugins.full:FullFineTuning")
+    register("head", "mtl_plugins.head_only:HeadOnly")
+    register("logistic", "mtl_plugins.logistic:Logistic")
+    register("lora", "mtl_plugins.lora:LoRA")
+    register("matching", "mtl_plugins.matching:Matching")
     register("prototype", "mtl_plugins.prototype:Prototype")
+    register("ridge", "mtl_plugins.ridge:Ridge")
+    register("top-layers", "mtl_plugins.top_layers:TopLayers")
+
+
+@mtl.hookimpl
+def mtl_register_protocols(register: Register) -> None:
+    register("domain", "mtl_plugins.domain:Domain")
+    register("episodic", "mtl_plugins.episodic:Episodic")
+    register("supports", "mtl_plugins.supports:Supports")
 
 
 @mtl.hookimpl

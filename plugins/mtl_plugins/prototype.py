@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
-import torch
+from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import normalize
 
-import mtl
-from mtl.transfer.adaptation import Predictor
+from mtl.data.episodes import EpisodeRows
+from mtl.errors import ConfigError
+from mtl.meta.closed_form import Linear, Names, nearest_by_cosine, nearest_by_distance, prototypes
+from mtl.transfer.adaptation import FeatureAdaptation, refuse_values
+from mtl.transfer.space import Space
+
+NEAREST = {"cosine": nearest_by_cosine, "euclidean": nearest_by_distance}
 
 
 @dataclass
-class Prototype(mtl.Adaptation):
-    """Answer with the class whose mean support vector is nearest by cosine, all vectors of length 1.
+class Prototype(FeatureAdaptation):
+    """Answer with the class whose mean support vector is nearest, all vectors of length 1.
 
-    The classifier of Snell et al. 2017, "Prototypical Networks" (arXiv:1703.05175), equation 1, on features that
+    The classifier of Snell et al. 2017, "Prototypical Networks" (arXiv:1703.05175), equations 1 and 2, on features that
     need not have been trained for it.
+
+    Args:
+        metric: ``cosine``, or squared ``euclidean`` distance.
+        scale: What logits are multiplied by; answers do not depend on it, their probabilities do.
+        name_weight: How many support rows the class's written name counts for. With no support at all that is zero-shot.
     """
 
-    def adapt(self, vectors: Tensor, answers: Sequence[str]) -> Predictor:
-        labels = sorted(set(answers))
-        classes = torch.tensor([labels.index(answer) for answer in answers], device=vectors.device)
-        sums = vectors.new_zeros(len(labels), vectors.shape[1]).index_add_(0, classes, normalize(vectors, dim=-1))
-        prototypes = normalize(sums, dim=-1)
+    metric: Literal["cosine", "euclidean"] = "cosine"
+    scale: Annotated[float, Field(gt=0)] = 10.0
+    name_weight: Annotated[float, Field(ge=0)] = 0.0
 
-        def predict(queries: Tensor) -> list[str]:
-            nearest = (normalize(queries, dim=-1) @ prototypes.T).argmax(-1)
-            return [labels[number] for number in nearest.tolist()]
+    def names(self, space: Space, episode: EpisodeRows) -> Names | None:
+        if not self.name_weight:
+            return None
+        if space.names is None:
+            task = space.kind.task
+            raise ConfigError(
+                f"Target {task.name!r}: names of classes cannot be read with rows of kind {task.kind!r}"
+                f"{' and pairing: bi' if space.kind.sequences > 1 else ''}. Set adaptation.name_weight to 0."
+            )
+        return Names(space.names[list(episode.classes)], self.name_weight)
 
-        return predict
+    def fit(self, features: Tensor, answers: Tensor, outputs: int, names: Names | None) -> Linear:
+        refuse_values(answers, "prototype")
+        return NEAREST[self.metric](prototypes(features, answers, outputs, names), self.scale)

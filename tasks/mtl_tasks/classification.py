@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,12 +64,18 @@ def label_index(rows: Rows, index: int, label: str, known: Mapping[str, int]) ->
     return known[label]
 
 
+def words_of(label: str) -> str:
+    """Return a label as words: ``card_not_working`` and ``CardNotWorking`` are ``card not working``."""
+    parts = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", re.sub(r"[_\-./]+", " ", label))
+    return " ".join(parts.lower().split()) or label
+
+
 class Classification(mtl.TaskKind):
     """One of several labels for a text, by softmax cross-entropy; a unit is a row."""
 
     roles = {"text": True, "label": True}
     metrics = CLASSIFICATION
-    has_classes = True
+    episodic = True
 
     _labels: tuple[str, ...] = ()
     _majority: str = ""
@@ -111,6 +118,20 @@ class Classification(mtl.TaskKind):
 
     def scores(self, outputs: Tensor) -> Tensor:
         return torch.softmax(outputs.float(), dim=-1)
+
+    def classes_of(self, features: Features) -> list[tuple[int]]:
+        return [(int(number),) for number in features.columns["label"]]  # type: ignore[union-attr]
+
+    def outputs_of(self, classes: Sequence[int]) -> list[int]:
+        return list(classes)
+
+    def answers(self, batch: Batch) -> Tensor:
+        return batch["label"]
+
+    def name_requests(self) -> list[Request] | None:
+        if self.sequences > 1:
+            return None
+        return [self.task.descriptions.get(label) or words_of(label) for label in self._labels]
 
     def trivial(self) -> str:
         return self._majority

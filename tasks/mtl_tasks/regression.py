@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ class Regression(mtl.TaskKind):
     metrics = REGRESSION
     Options = RegressionOptions
     likelihood_factor = 0.5
+    episodic = True
 
     _mean: float = 0.0
     _sd: float = 1.0
@@ -97,6 +98,15 @@ class Regression(mtl.TaskKind):
     def decode(self, outputs: Tensor, batch: Batch) -> list[float]:
         values = outputs.squeeze(-1).double() * self._sd + self._mean
         return [float(value) for value in values.clamp(self.options.low, self.options.high).tolist()]
+
+    def classes_of(self, features: Features) -> None:
+        return None
+
+    def outputs_of(self, classes: Sequence[int]) -> list[int]:
+        return [0]
+
+    def answers(self, batch: Batch) -> Tensor:
+        return batch["label"]
 
     def trivial(self) -> float:
         return self._mean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ class TokenClassification(mtl.TaskKind):
         Metric("tag_accuracy", _seqeval("accuracy_score")),
     )
     needs_words = True
+    episodic = True
 
     _types: tuple[str, ...] = ()
 
@@ -143,6 +145,31 @@ class TokenClassification(mtl.TaskKind):
             [labels[tag] if place >= 0 else _OUTSIDE for tag, place in zip(tags[:count], places[:count], strict=True)]
             for tags, places, count in zip(best, first, counts, strict=True)
         ]
+
+    def classes_of(self, features: Features) -> list[list[int]]:
+        """Return the types that each row has an entity of; rows without one are not drawn."""
+        tags = features.columns["tags"]
+        return [sorted({(tag - 1) // 2 for tag in tags[row].tolist() if tag > 0}) for row in range(len(features))]
+
+    def outputs_of(self, classes: Sequence[int]) -> list[int]:
+        return [0, *(output for kind in classes for output in (1 + 2 * kind, 2 + 2 * kind))]
+
+    def narrow(self, features: Features, classes: Sequence[int]) -> Features:
+        """Count the entities of other types as outside, as Ding et al. 2021 do (Few-NERD, arXiv:2105.07464)."""
+        kept = [_IGNORED, *self.outputs_of(classes)]
+        columns: dict[str, Any] = dict(features.columns)
+        for name in ("tags", "gold"):
+            tags = columns[name]
+            columns[name] = replace(tags, values=np.where(np.isin(tags.values, kept), tags.values, 0))
+        lost = [[tag for tag in columns["lost"][row].tolist() if tag in kept] for row in range(len(features))]
+        return replace(features, columns={**columns, "lost": Ragged.of(lost)})
+
+    def answers(self, batch: Batch) -> Tensor:
+        return batch["tags"]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self._types
 
     def trivial(self) -> list[str]:
         return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +14,6 @@ import mtl
 from mtl.config import EncoderConfig
 from mtl.errors import EncoderError
 from mtl.model.encoder import Encoded, Encoder, load_encoder
-from mtl_plugins.none import Untouched
 
 #: Two sequences of three tokens with two numbers each; the second sequence ends in padding.
 STATES = torch.tensor([[[1.0, -2.0], [3.0, -4.0], [5.0, 0.0]], [[-7.0, 2.0], [-1.0, 6.0], [100.0, 100.0]]])
@@ -90,22 +88,11 @@ def test_more_frozen_layers_than_there_are_is_an_error(encoder_folder):
         load(encoder_folder, freeze=3)
 
 
-@dataclass
-class SecondOrder(Untouched):
-    """Needs second derivatives."""
-
-    second_order = True
-
-
 class Watching:
-    """Registers the strategy and keeps the encoders that it is shown."""
+    """Keeps the encoders that it is shown."""
 
     def __init__(self) -> None:
         self.encoders: list[Encoder] = []
-
-    @mtl.hookimpl
-    def mtl_register_strategies(self, register):
-        register("second-order", SecondOrder)
 
     @mtl.hookimpl
     def mtl_encoder_loaded(self, encoder):
@@ -117,15 +104,22 @@ WATCHING = Watching()
 
 @pytest.mark.parametrize(
     ("strategy", "asked", "used"),
-    [("none", "auto", "sdpa"), ("second-order", "auto", "eager"), ("none", "eager", "eager"), ("second-order", "sdpa", "sdpa")],
+    # maml takes second derivatives; it switches to the kernels of sdpa that have them where it does.
+    [("none", "auto", "sdpa"), ("maml", "auto", "sdpa"), ("none", "eager", "eager"), ("maml", "eager", "eager")],
 )
-def test_the_attention_path_is_what_the_strategy_needs(encoder_folder, tmp_path, monkeypatch, strategy, asked, used):
+def test_the_attention_path_is_sdpa_unless_another_is_asked_for(encoder_folder, tmp_path, monkeypatch, strategy, asked, used):
     monkeypatch.setattr(WATCHING, "encoders", [])
     mtl.Experiment.of(
         encoder={"name": str(encoder_folder), "max_length": 32, "attention": asked},
-        tasks=[{"name": "mood", "kind": "classification", "data": splits(sentiment_rows(16))}],
-        targets={"tasks": ["mood"], "shots": [1], "draws": 1},
+        tasks=[
+            {"name": "mood", "kind": "classification", "data": splits(sentiment_rows(16))},
+            {"name": "tone", "kind": "classification", "data": splits(sentiment_rows(16))},
+        ],
+        targets={"tasks": ["tone"], "shots": [1], "overlap": "allow", "baselines": []},
         strategy=strategy,
+        episodes={"ways": 2, "shots": 1, "queries": 1},
+        budget={"examples_per_task": 4},
+        evaluation={"times": 0},
         threads=1,
         output=str(tmp_path),
         plugins=[f"{__name__}:WATCHING"],
@@ -187,3 +181,122 @@ def test_other_architectures_train_too(architecture, encoder_folder, experiment_
     values = {**experiment_values, "encoder": {"name": str(tmp_path / "encoder"), "max_length": 32, "freeze": 1}}
     results = mtl.Experiment.of(**{**values, "budget": {"epochs": 0.5}}).run().runs[0]["results"]
     assert set(results["tasks"]) == {"mood", "rating", "places"}
+
+
+SMALL = {"vocab_size": 60, "max_position_embeddings": 64, "pad_token_id": 0, "hidden_size": 16, "intermediate_size": 32}
+SMALL |= {"num_hidden_layers": 3, "num_attention_heads": 2}
+ARCHITECTURES = {
+    "Bert": SMALL,
+    "Roberta": SMALL,
+    "MPNet": SMALL,
+    "Electra": {**SMALL, "embedding_size": 8},  # a projection stands between embeddings and layers
+    "DistilBert": {**SMALL, "dim": 16, "hidden_dim": 32, "n_layers": 3, "n_heads": 2},
+    # Layers differ: the first is global, the others see four tokens to each side.
+    "ModernBert": {**SMALL, "global_attn_every_n_layers": 3, "local_attention": 8},
+}
+
+
+def small(architecture, attention="sdpa"):
+    """A random encoder of three layers, without dropout; transformers has MPNet with eager attention only."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{architecture}Config")(**ARCHITECTURES[architecture])
+    config._attn_implementation = "eager" if architecture == "MPNet" else attention
+    backbone = getattr(transformers, f"{architecture}Model")(config)
+    backbone.pooler = None
+    return Encoder(backbone, None, "mean").eval()
+
+
+def ragged(lengths):
+    """Random sequences of these lengths, padded."""
+    generator = torch.Generator().manual_seed(0)
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+    return {"input_ids": torch.randint(5, 60, mask.shape, generator=generator) * mask, "attention_mask": mask}
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2, 3])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@torch.no_grad()
+def test_a_pass_in_two_parts_is_the_whole_pass(architecture, depth):
+    for attention in ("sdpa", "eager"):
+        encoder, inputs = small(architecture, attention), ragged([20, 3, 13, 7])
+        whole, known = encoder(inputs), inputs["attention_mask"].bool()
+        parts = encoder(inputs, encoder.trunk(inputs, depth), depth)
+        assert_close(parts.states[known], whole.states[known], rtol=0, atol=1e-6)
+        assert_close(parts.pooled, whole.pooled, rtol=0, atol=1e-6)
+        # Nothing stays of the cut.
+        assert_close(encoder(inputs).states, whole.states, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_pass_in_two_parts_runs_every_layer_once(architecture):
+    encoder, inputs, calls = small(architecture), ragged([5, 4]), []
+    for number, layer in enumerate(encoder.layers()):
+        weights = next(module for module in layer.modules() if isinstance(module, nn.Linear))
+        weights.register_forward_hook(lambda *_, number=number: calls.append(number))
+    with torch.no_grad():
+        states = encoder.trunk(inputs, 2)
+        below = set(calls)
+        calls.clear()
+        encoder(inputs, states, 2)
+    assert (below, set(calls)) == ({0, 1}, {2})
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_the_gradient_of_a_pass_in_two_parts_is_that_of_the_whole(depth):
+    encoder, inputs = small("Bert").double(), ragged([9, 4, 6])
+    found = []
+    for parts in (False, True):
+        encoder.zero_grad(set_to_none=True)
+        encoded = encoder(inputs, encoder.trunk(inputs, depth), depth) if parts else encoder(inputs)
+        encoded.pooled.pow(3).sum().backward()
+        found.append({name: p.grad for name, p in encoder.named_parameters()})
+    assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
+
+
+#: Most of such a batch would be padding.
+UNEQUAL = [40, 3, 4, 38, 5, 6, 4, 5, 20, 3, 4, 22, 3, 4, 39, 5, 6, 3, 4, 5, 37, 3, 4, 5]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@torch.no_grad()
+def test_a_batch_of_very_different_lengths_is_encoded_in_groups_to_the_same(architecture):
+    encoder, inputs, shapes = small(architecture), ragged(UNEQUAL), []
+    encoder.layers()[0].register_forward_pre_hook(lambda _, arguments: shapes.append(tuple(arguments[0].shape[:2])))
+    grouped, known = encoder(inputs), inputs["attention_mask"].bool()
+    assert len(shapes) > 1
+    assert sum(rows for rows, _ in shapes) == len(UNEQUAL)
+    assert sum(rows * tokens for rows, tokens in shapes) < 0.7 * known.numel()
+    whole = encoder._run(inputs)
+    assert grouped.states.shape == whole.shape
+    assert_close(grouped.states[known], whole[known], rtol=0, atol=1e-6)
+    for depth in (1, 3):
+        parts = encoder(inputs, encoder.trunk(inputs, depth), depth)
+        assert_close(parts.states[known], whole[known], rtol=0, atol=1e-6)
+        assert_close(parts.pooled, grouped.pooled, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("lengths", [[40, 3, 4], [20] * 20, [20, 18, 16] * 8])
+@torch.no_grad()
+def test_few_sequences_and_similar_lengths_are_encoded_in_one_pass(lengths):
+    encoder, calls = small("Bert"), []
+    encoder.backbone.register_forward_hook(lambda *_: calls.append(1))
+    encoder(ragged(lengths))
+    assert len(calls) == 1
+
+
+def test_the_gradient_of_a_batch_in_groups_is_that_of_the_whole():
+    encoder, inputs = small("Bert").double(), ragged(UNEQUAL)
+    encoder(inputs).pooled.pow(3).sum().backward()
+    found = {name: p.grad for name, p in encoder.named_parameters()}
+    encoder.zero_grad(set_to_none=True)
+    weights = inputs["attention_mask"].unsqueeze(-1).double()
+    ((encoder._run(inputs) * weights).sum(1) / weights.sum(1)).pow(3).sum().backward()
+    assert_close(found, {name: p.grad for name, p in encoder.named_parameters()}, rtol=1e-9, atol=1e-12)
+
+
+def test_a_trunk_leaves_bfloat16_behind():
+    encoder = small("Bert")
+    encoder.precision = "bf16"
+    assert encoder.trunk(ragged([4, 3]), 1).dtype is torch.float32

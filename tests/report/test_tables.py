@@ -34,6 +34,12 @@ def result(strategy, value=0.5, *, skill=0.0, seed=0, targets=None, tasks=("mood
     return {"strategy": strategy, "seed": seed, "tasks": dict.fromkeys(tasks, about), "targets": targets or {}}
 
 
+def transfer(prototype, **others):
+    """Transfer to one target with 5 shots: adaptation → figure of each episode."""
+    figures = {name: {"5": values} for name, values in {"prototype": prototype, **others}.items()}
+    return {"figures": {"health": figures}, "chosen": {}, "metric": {"health": "accuracy"}}
+
+
 @pytest.mark.parametrize(("value", "text"), [(0.5, "0.500"), (1 / 3, "0.333"), (-0.25, "-0.250"), (None, "–"), (math.nan, "–")])
 def test_a_figure_has_three_decimals_or_is_a_dash(value, text):
     assert figure(value) == text
@@ -99,15 +105,35 @@ def test_a_run_that_trains_nothing_has_no_task_table():
 
 
 def test_transfer_is_compared_with_the_untouched_encoder():
-    none = result("none", targets={"none": {"health": {"5": [0.4, 0.6]}}}, tasks=())
-    joint = result("joint", targets={"joint": {"health": {"5": [0.7, 0.9]}}})
+    none = result("none", targets={"none": transfer([0.4, 0.6])}, tasks=())
+    joint = result("joint", targets={"joint": transfer([0.7, 0.9])})
     table = transfer_table([Column("none", [none]), Column("joint", [joint])])
     assert table.columns == ["encoder", "health, 5 shots", "Δ mean"]
-    assert table.rows == [["none", "0.500 ±0.141", ""], ["joint", "0.800 ±0.141", "+0.300"]]
+    # Of two figures a resample is the lower one twice with probability ¼ and the higher one twice with ¼: the
+    # interval goes from one to the other. Every difference is 0.3, so its interval has no width.
+    assert table.rows == [
+        ["none", "0.500 ±0.100", ""],
+        ["joint", "0.800 ±0.100", "+0.300 ±0.000"],
+    ]
+    assert any("paired by episode" in note for note in table.notes)
+
+
+def test_every_adaptation_is_a_row_of_its_own():
+    none = result("none", targets={"none": transfer([0.5], ridge=[0.4])}, tasks=())
+    joint = result("joint", targets={"joint": transfer([0.5], ridge=[0.6])})
+    table = transfer_table([Column("none", [none]), Column("joint", [joint])])
+    assert [row[0] for row in table.rows] == ["none, prototype", "none, ridge", "joint, prototype", "joint, ridge"]
+    # Differences are to the untouched encoder with nearest prototypes.
+    assert [row[-1][:6] for row in table.rows] == ["", "−0.100", "+0.000", "+0.100"]
+
+
+def test_the_seeds_of_an_encoder_are_one_row():
+    runs = [result("joint", targets={"joint": transfer(figures)}, seed=seed) for seed, figures in enumerate([[0.2], [0.4]])]
+    assert transfer_table([Column("joint", runs)]).rows == [["joint", "0.300 ±0.100"]]
 
 
 def test_a_model_for_each_task_is_a_row_of_its_own():
-    single = result("single", targets={"mood": {"health": {"5": [0.5]}}, "rating": {"health": {"5": [0.6]}}})
+    single = result("single", targets={"mood": transfer([0.5]), "rating": transfer([0.6])})
     table = transfer_table([Column("single", [single])])
     assert [row[0] for row in table.rows] == ["single: mood", "single: rating"]
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-import mtl.training.checkpoint as checkpoint
 from mtl.errors import CheckpointError
 from mtl.training.checkpoint import load_checkpoint, load_state, save_checkpoint, save_state
 
@@ -103,7 +102,7 @@ def test_a_write_that_fails_half_way_names_the_file_and_keeps_the_former(tmp_pat
         path.write_bytes(b"half a fi")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", fill_the_disk)
+    monkeypatch.setattr("mtl.model.state.save_file", fill_the_disk)
     with pytest.raises(CheckpointError, match=r"step-000000002\.safetensors cannot be written: .*No space left.*before is kept"):
         save_checkpoint(tmp_path, 2, {"step": 2})
     assert names(tmp_path) == ["step-000000001.safetensors"]  # nor a temporary file
@@ -116,7 +115,7 @@ def test_a_write_that_fails_does_not_touch_what_is_under_the_same_name(tmp_path,
     def fail(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", fail)
+    monkeypatch.setattr("mtl.model.state.save_file", fail)
     with pytest.raises(CheckpointError, match="best cannot be written"):
         save_state(tmp_path / "best", {"step": 2})
     assert load_state(tmp_path / "best") == {"step": 1}

@@ -191,7 +191,7 @@ def test_a_figure_as_good_as_the_best_is_not_better(encoder_folder, tmp_path, mo
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_with_the_task_s_name(encoder_folder, tmp_path, monkeypatch, value):
     trainer = make_trainer(encoder_folder, tmp_path, evaluation={"times": 0})
-    kind = trainer.kinds["rating"]
+    kind = trainer.data["rating"].kind
     monkeypatch.setattr(kind, "loss", lambda outputs, batch: outputs.sum() * 0 + value)
     with pytest.raises(TrainingError, match=rf"The loss of task 'rating' is {value} at step \d\. Lower optimizer\.learning_rate"):
         trainer.train()
@@ -201,8 +201,8 @@ def test_a_loss_that_is_not_finite_stops_with_the_task_s_name(encoder_folder, tm
 def test_a_gradient_that_is_not_finite_stops_the_training(encoder_folder, tmp_path, monkeypatch):
     trainer = make_trainer(encoder_folder, tmp_path, evaluation={"times": 0})
     # √0 is 0, and its slope is infinite.
-    monkeypatch.setattr(trainer.kinds["rating"], "loss", lambda outputs, batch: (outputs.sum() * 0).sqrt())
-    monkeypatch.setattr(trainer.kinds["mood"], "loss", lambda outputs, batch: (outputs.sum() * 0).sqrt())
+    monkeypatch.setattr(trainer.data["rating"].kind, "loss", lambda outputs, batch: (outputs.sum() * 0).sqrt())
+    monkeypatch.setattr(trainer.data["mood"].kind, "loss", lambda outputs, batch: (outputs.sum() * 0).sqrt())
     with pytest.raises(TrainingError, match=r"The gradient of '(mood|rating)' is not finite at step 1\."):
         trainer.train()
 

@@ -1,0 +1,1 @@
+"""Strategies that learn from episodes: what they share."""

@@ -1,0 +1,275 @@
+"""Strategies whose inner loop is gradient descent from a learned start: the family of MAML."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from mtl.data.batches import Batch
+from mtl.data.episodes import Episode
+from mtl.episodic.learner import Answerer, EpisodicStrategy, describe, make_readers
+from mtl.errors import ConfigError, TrainingError
+from mtl.meta.closed_form import Linear
+from mtl.meta.inner import RATE, Descent, Loss, Order, Parameters, Trace, unroll
+from mtl.meta.reader import Reader, Trunk
+from mtl.meta.scope import Adapted, scope_of
+
+if TYPE_CHECKING:
+    from mtl.config import EpisodesConfig
+    from mtl.model.multitask import MultiTaskModel
+    from mtl.transfer.adaptation import Adaptation
+
+_LOG = logging.getLogger(__name__)
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+WEIGHT, BIAS, STATES, _START = "head.weight", "head.bias", "states", "start:"
+#: An inner loss that has grown by this factor has left the region where gradient descent means anything.
+_DIVERGED = 100.0
+
+
+@dataclass
+class GradientBased(EpisodicStrategy):
+    """Gradient descent on the support, from a start that the outer loop learns.
+
+    The head of an episode is a linear layer on features of length 1, made for the episode's classes.
+
+    Args:
+        steps: Inner steps K.
+        rate: Inner learning rate α, or where learned rates start.
+        adapt: What the inner loop moves beside the head: ``head`` (nothing), the last N layers,
+            ``norms-and-biases``, ``lora`` or ``all``.
+        embeddings: Whether ``all`` has the embeddings in it.
+        layer_norms: Whether LayerNorms of adapted layers are moved too.
+        head: Where an episode's head starts: at ``zeros``, or at one ``learned`` vector that all classes share, so
+            that their number may change (Ye & Chao 2022, UNICORN-MAML, arXiv:2106.16245).
+        scale: What features are multiplied by before the head.
+        rates: ``fixed``; or learned: ``layer`` has a scalar for each layer, ``layer-step`` one for each layer and step
+            (Antoniou et al. 2019, arXiv:1810.09502), ``element`` one for each number (Li et al. 2017, arXiv:1707.09835).
+        memory: ``store`` keeps the graph of all steps, ``recompute`` makes each step again on the way back.
+        first_order_until: Share of the budget for which first-order gradients are taken (MAML++).
+        multi_step: Share of the budget in which the queries are answered after every step, the weight going over to
+            the last (MAML++).
+        dropout: Whether dropout acts in the inner loop.
+        clip: Largest norm of the inner gradient; ``null`` for no clipping.
+    """
+
+    steps: Count = 5
+    rate: Positive = 0.02
+    adapt: Adapted = "all"
+    embeddings: bool = False
+    layer_norms: bool = False
+    head: Literal["zeros", "learned"] = "zeros"
+    scale: Positive = 10.0
+    rates: Literal["fixed", "layer", "layer-step", "element"] = "fixed"
+    memory: Literal["store", "recompute"] = "recompute"
+    first_order_until: Fraction = 0.0
+    multi_step: Fraction = 0.0
+    dropout: bool = False
+    clip: Positive | None = 10.0
+
+    exact: ClassVar[bool] = True
+
+    def prepare(self, model: MultiTaskModel) -> None:
+        self._progress = 0.0
+        scope = scope_of(model.encoder, self.adapt, embeddings=self.embeddings, layer_norms=self.layer_norms)
+        self._scope, self.trunk = scope, Trunk(model.encoder, scope.depth)
+        self._readers = make_readers(model, self.trunk)
+        self._learned = nn.ParameterDict()
+        below = {id(parameter) for parameter in self.trunk.parameters}
+        named = {name: p for name, p in model.encoder.named_parameters() if id(p) not in below}
+        frozen = [name for name in scope.names if not named[name].requires_grad]
+        if frozen:
+            raise ConfigError(
+                f"strategy: the inner loop adapts {len(frozen)} parameters that encoder.freeze keeps from being trained, "
+                f"{frozen[0]!r} first. Freeze fewer layers, or set adapt to the layers that are trained."
+            )
+        self.adapted = {name: p for name, p in named.items() if name in scope.names}
+        self._beside = {name: p for name, p in named.items() if name not in scope.names and p.requires_grad}
+        device = next(model.encoder.parameters()).device
+        if self.head == "learned":
+            for reader in self._readers.values():
+                self._learned[_START + reader.kind.task.kind] = nn.Parameter(torch.zeros(reader.size + 1, device=device))
+        for name, shape in self._shapes_of_rates().items():
+            self._learned[RATE + name] = nn.Parameter(torch.full(shape, self.rate, device=device))
+        order = "first derivatives only" if not self.exact else f"second derivatives, {self.memory}, attention by math kernels"
+        _LOG.info("inner loop: %d tensors of %d layers adapted; %s", len(scope.names), self._layers(model), order)
+
+    def _layers(self, model: MultiTaskModel) -> int:
+        return len(model.encoder.layers()) - max(self._scope.depth, 0)
+
+    def _shapes_of_rates(self) -> dict[str, tuple[int, ...]]:
+        if self.rates == "fixed":
+            return {}
+        if self.rates == "element":
+            shapes = {_key(name): (1, *p.shape) for name, p in self.adapted.items()}
+            return shapes | {_key(WEIGHT): (1,), _key(BIAS): (1,)}  # the number of classes may change
+        steps = self.steps if self.rates == "layer-step" else 1
+        return {_key(_layer_of(name)): (steps,) for name in (*self.adapted, WEIGHT)}
+
+    def _rates_at(self, step: int) -> Parameters:
+        if self.rates == "fixed":
+            return {}
+        key = _key if self.rates == "element" else lambda name: _key(_layer_of(name))
+        found = {name: self._learned[RATE + key(name)] for name in (*self.adapted, WEIGHT, BIAS)}
+        return {RATE + name: rate[min(step, len(rate) - 1)] for name, rate in found.items()}
+
+    def start(self, reader: Reader, episode: Episode) -> Linear:
+        """Return the head that the inner loop starts from."""
+        outputs = len(episode.outputs)
+        like = next(reader.encoder.parameters())
+        if self.head == "learned":
+            own = self._learned[_START + reader.kind.task.kind]
+            return Linear(own[:-1].expand(outputs, -1), own[-1:].expand(outputs))
+        return Linear(like.new_zeros(outputs, reader.size), like.new_zeros(outputs))
+
+    @property
+    def order(self) -> Order:
+        """How the gradient through the inner loop is taken now."""
+        if not self.exact or self._progress < self.first_order_until:
+            return "first"
+        return self.memory
+
+    def unroll(self, reader: Reader, episode: Episode, order: Order, steps: int | None = None) -> Iterator[Parameters]:
+        """Yield what the inner loop has made of encoder and head after each step.
+
+        Raises:
+            TrainingError: If the support loss is not finite, or grows without bound; names the episode.
+        """
+        head = self.start(reader, episode)
+        theta = {**self.adapted, WEIGHT: head.weight, BIAS: head.bias}
+        for name in (WEIGHT, BIAS):
+            if not theta[name].requires_grad:
+                theta[name] = theta[name].detach().requires_grad_()
+        exact = order != "first"
+        with self._mode(reader):
+            states = reader.trunk(episode.support, differentiable=exact)
+        fixed: Parameters = {} if states is None else {STATES: states}
+        fixed |= self._beside
+        trace = Trace()
+        yield from unroll(
+            self.support_loss(reader, episode),
+            theta,
+            lambda step: {**fixed, **self._rates_at(step)},
+            Descent(self.rate, self.clip),
+            steps or self.steps,
+            order,
+            trace,
+        )
+        check_descent(trace, episode, reader, self)
+
+    def support_loss(self, reader: Reader, episode: Episode) -> Loss:
+        """Return the support loss as a function of what is adapted and of what is not."""
+        support = episode.support
+
+        def loss(adapted: Parameters, shared: Parameters) -> Tensor:
+            with self._mode(reader):
+                own = {name: shared[name] for name in self._beside if name in shared}
+                own |= {name: adapted[name] for name in self.adapted}
+                features = reader.features(support, shared.get(STATES), own)
+                outputs = torch.nn.functional.linear(self.scale * features, adapted[WEIGHT], adapted[BIAS])
+                return reader.loss(outputs, support, episode.outputs)
+
+        return loss
+
+    @contextmanager
+    def _mode(self, reader: Reader) -> Iterator[None]:
+        """Switch dropout off inside the inner loop, unless it is wanted."""
+        training = reader.encoder.training
+        reader.encoder.train(training and self.dropout)
+        try:
+            yield
+        finally:
+            reader.encoder.train(training)
+
+    def answerer(self, reader: Reader, theta: Parameters) -> Answerer:
+        """Return what answers with the adapted parameters."""
+        own = {name: theta[name] for name in self.adapted}
+
+        def answer(batch: Batch) -> Tensor:
+            features = reader.features(batch, reader.trunk(batch), own)
+            return torch.nn.functional.linear(self.scale * features, theta[WEIGHT], theta[BIAS])
+
+        return answer
+
+    def learn(self, reader: Reader, episode: Episode) -> Answerer:
+        *_, theta = self.unroll(reader, episode, self.order)
+        return self.answerer(reader, theta)
+
+    def episode_loss(self, reader: Reader, episode: Episode) -> Tensor:
+        if self._progress >= self.multi_step:
+            return super().episode_loss(reader, episode)
+        early = (1 - self._progress / self.multi_step) / self.steps
+        losses = [
+            reader.loss(self.answerer(reader, theta)(episode.query), episode.query, episode.outputs)
+            for theta in self.unroll(reader, episode, self.order)
+        ]
+        weights = [early] * (self.steps - 1) + [1 - early * (self.steps - 1)]
+        return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
+
+    def end_step(self, report: Any, progress: float) -> None:
+        self._progress = progress
+
+    def adaptation(self, episodes: EpisodesConfig) -> Adaptation:
+        from mtl.episodic.inner_loop import InnerLoop
+
+        return InnerLoop(self, episodes.names)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"progress": self._progress, **super().state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._progress = state["progress"]
+        super().load_state_dict(state)
+
+
+def with_gradient(parts: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
+    """Return 0, ``[]``, whose derivative by each first tensor is the second: a gradient handed to ``backward()``."""
+    if not parts:
+        return torch.zeros(())
+    linear = torch.stack([(tensor * gradient).sum() for tensor, gradient in parts.values()]).sum()
+    return linear - linear.detach()
+
+
+def refuse_learned_rates(strategy: GradientBased, name: str) -> None:
+    """Refuse what has no gradient where the way of the inner loop is not differentiated.
+
+    Raises:
+        ConfigError: Naming the option.
+    """
+    if strategy.rates != "fixed":
+        raise ConfigError(f"strategy {name!r}: rates cannot be learned here, as it does not differentiate the inner loop's way.")
+
+
+def check_descent(trace: Trace, episode: Episode, reader: Reader, strategy: GradientBased) -> None:
+    """Stop where an inner loop has gone astray.
+
+    Raises:
+        TrainingError: Naming the episode.
+    """
+    losses = torch.stack(trace.losses).tolist()
+    grown = losses[-1] > _DIVERGED * max(losses[0], 1.0)
+    if grown or not all(value == value and abs(value) != float("inf") for value in losses):
+        shown = ", ".join(f"{value:.3g}" for value in losses)
+        raise TrainingError(
+            f"The inner loop of {describe(episode, reader.kind)} diverges: support loss {shown}. Lower strategy.rate "
+            f"(now {strategy.rate:g}) or strategy.clip. The last checkpoint before it is kept."
+        )
+
+
+def _layer_of(name: str) -> str:
+    """Return the layer that a parameter belongs to: what comes before the number, and the number."""
+    parts = name.split(".")
+    number = next((place for place, part in enumerate(parts) if part.isdigit()), None)
+    return "head" if name in (WEIGHT, BIAS) else ".".join(parts[: number + 1]) if number is not None else "embeddings"
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")

@@ -1,0 +1,186 @@
+"""The inner loop: gradient descent on a support as a differentiable function of where it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+#: Named tensors; a name says what it is for.
+Parameters = dict[str, Tensor]
+#: The loss on a support, ``[]``, as a pure function of the adapted parameters and of all else it depends on.
+Loss = Callable[[Parameters, Parameters], Tensor]
+#: How the gradient of a step is taken: see :func:`unroll`.
+Order = Literal["first", "store", "recompute"]
+
+RATE = "rate:"
+
+
+@dataclass
+class Trace:
+    """What an inner loop went through.
+
+    Attributes:
+        losses: Support loss before every step, ``[]`` each, detached.
+    """
+
+    losses: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How a step of the inner loop goes.
+
+    Attributes:
+        rate: The inner learning rate of parameters without a ``rate:`` of their own.
+        clip: Largest norm of the inner gradient; ``None`` for no clipping.
+    """
+
+    rate: float
+    clip: float | None = None
+
+    def __call__(self, loss: Loss, adapted: Parameters, shared: Parameters, differentiable: bool) -> tuple[Parameters, Tensor]:
+        """Make one step of gradient descent.
+
+        Args:
+            loss: The support loss.
+            adapted: What is moved.
+            shared: What the loss depends on beside that; ``rate:NAME`` are learned rates of the adapted parameters.
+            differentiable: Whether the step's gradient is to be differentiated again.
+
+        Returns:
+            The moved parameters, and the loss before the step, detached.
+        """
+        with double_backward() if differentiable else nullcontext():
+            value = loss(adapted, shared)
+            gradients = torch.autograd.grad(value, list(adapted.values()), create_graph=differentiable)
+        gradients = clipped(gradients, self.clip)
+        moved = {
+            name: parameter - shared.get(RATE + name, self.rate) * gradient
+            for (name, parameter), gradient in zip(adapted.items(), gradients, strict=True)
+        }
+        return moved, value.detach()
+
+
+def clipped(gradients: Sequence[Tensor], norm: float | None) -> tuple[Tensor, ...]:
+    """Return gradients scaled down to a norm of at most ``norm`` all together, differentiably."""
+    if norm is None:
+        return tuple(gradients)
+    found = torch.stack([gradient.pow(2).sum() for gradient in gradients]).sum().clamp(min=1e-24).sqrt()
+    scale = (norm / found).clamp(max=1.0)
+    return tuple(gradient * scale for gradient in gradients)
+
+
+@contextmanager
+def double_backward() -> Iterator[None]:
+    """Compute attention by matrix products: the fused kernels of SDPA have no second derivative."""
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def unroll(
+    loss: Loss,
+    start: Parameters,
+    shared_at: Callable[[int], Parameters],
+    descent: Descent,
+    steps: int,
+    order: Order,
+    trace: Trace | None = None,
+) -> Iterator[Parameters]:
+    """Yield the adapted parameters after each of ``steps`` steps, differentiable by plain ``backward()``.
+
+    Args:
+        loss: The support loss θ, shared → ``[]``.
+        start: θ_0.
+        shared_at: What step k depends on beside θ_k; see :class:`Descent`.
+        descent: How a step goes.
+        steps: K.
+        order: ``first``: θ_k's derivative by θ_0 is taken as the identity (FOMAML; Finn et al. 2017,
+            arXiv:1703.03400, section 5.2). ``store``: exact, the graph of all steps is kept. ``recompute``: exact,
+            only every θ_k is kept, and ``backward()`` makes each step again to send λ = ∂L/∂θ_{k+1} back through it,
+            λ ← λ − α·H(θ_k)λ, one step's graph alive at a time.
+        trace: Is told the losses.
+
+    Raises:
+        RuntimeError: If the loss does not depend on an adapted parameter.
+    """
+    trace = trace if trace is not None else Trace()
+    adapted = start
+    if order != "recompute":  # a start may be made of another, as a head of prototypes is: a step's gradient is by each alone
+        adapted = {name: value.view_as(value) for name, value in start.items()}
+    for step in range(steps):
+        shared = shared_at(step)
+        if order == "recompute":
+            adapted = _recomputed(loss, adapted, shared, descent, trace)
+        else:
+            adapted, value = descent(loss, adapted, shared, differentiable=order == "store")
+            trace.losses.append(value)
+        yield adapted
+
+
+def _recomputed(loss: Loss, adapted: Parameters, shared: Parameters, descent: Descent, trace: Trace) -> Parameters:
+    names = (tuple(adapted), tuple(shared))
+    step = _Step(loss, descent, names, trace)
+    moved = _Recompute.apply(  # type: ignore[no-untyped-call]
+        step, *adapted.values(), *shared.values()
+    )
+    return dict(zip(adapted, moved, strict=True))
+
+
+@dataclass
+class _Step:
+    """A step of the inner loop as a pure function of a flat list of tensors."""
+
+    loss: Loss
+    descent: Descent
+    names: tuple[tuple[str, ...], tuple[str, ...]]
+    trace: Trace
+
+    def __call__(self, tensors: list[Tensor], differentiable: bool) -> tuple[list[Tensor], Tensor]:
+        count = len(self.names[0])
+        adapted = dict(zip(self.names[0], tensors[:count], strict=True))
+        shared = dict(zip(self.names[1], tensors[count:], strict=True))
+        moved, value = self.descent(self.loss, adapted, shared, differentiable)
+        return list(moved.values()), value
+
+
+class _Recompute(torch.autograd.Function):
+    """One inner step that keeps its inputs only, and makes its graph again when it is differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, step: _Step, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.step = step
+        ctx.random = torch.get_rng_state()
+        ctx.save_for_backward(*tensors)
+        count = len(step.names[0])
+        inputs = [tensor.detach().requires_grad_(place < count) for place, tensor in enumerate(tensors)]
+        with torch.enable_grad():
+            moved, value = step(inputs, differentiable=False)
+        step.trace.losses.append(value)
+        return tuple(tensor.detach() for tensor in moved)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        needed = ctx.needs_input_grad[1:]
+        inputs = [tensor.detach() for tensor in ctx.saved_tensors]
+        count = len(ctx.step.names[0])
+        for place, tensor in enumerate(inputs):
+            tensor.requires_grad_(needed[place] or place < count)
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.set_rng_state(ctx.random)  # the dropout of the first time, if there was any
+            moved, _ = ctx.step(inputs, differentiable=True)
+            wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
+            found = iter(torch.autograd.grad(moved, wanted, gradients, allow_unused=True))
+        return (None, *(next(found) if need else None for need in needed))
+
+
+def split(parameters: Mapping[str, Tensor], names: set[str]) -> tuple[Parameters, Parameters]:
+    """Part the parameters that are adapted from those that are not but are trained by the outer loop."""
+    adapted = {name: value for name, value in parameters.items() if name in names}
+    shared = {name: value for name, value in parameters.items() if name not in names and value.requires_grad}
+    return adapted, shared

@@ -1,0 +1,123 @@
+"""Measuring few-shot transfer: every adaptation on every episode of every target."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from mtl.data.episodes import EpisodeRows, Pool
+from mtl.data.features import Features, join
+from mtl.errors import DataError
+from mtl.model.encoder import Encoder
+from mtl.model.inference import TaskData, evaluate_trivial
+from mtl.transfer.adaptation import Adaptation
+from mtl.transfer.protocol import Manifest
+from mtl.transfer.space import Space
+
+#: Shots → the target's primary metric on each episode.
+Figures = dict[str, list[float]]
+
+
+def transfer(space: Space, manifest: Manifest, adaptation: Adaptation) -> Figures:
+    """Adapt to the support of every episode of a manifest, and answer its queries.
+
+    Raises:
+        MTLError: If the target cannot be learned in this way.
+    """
+    return {
+        str(shots): [measure(space, episode, adaptation) for episode in episodes] for shots, episodes in manifest.episodes.items()
+    }
+
+
+def measure(space: Space, episode: EpisodeRows, adaptation: Adaptation) -> float:
+    """Return the target's primary metric on one episode."""
+    return space.measure(episode, adaptation.adapt(space, episode)(episode.query))
+
+
+class TransferEvaluator:
+    """Evaluates an encoder in training by transfer to tasks that are not trained: meta-validation.
+
+    Args:
+        targets: Validation tasks, each with its pool and episodes.
+        size: Rows of an encoder pass.
+    """
+
+    def __init__(self, targets: Sequence[tuple[TaskData, Features, Sequence[EpisodeRows]]], size: int) -> None:
+        self._targets, self._size = targets, size
+        self._trivial = {data.name: trivial_of(data, pool) for data, pool, _ in targets}
+
+    def __call__(self, encoder: Encoder, adaptation: Adaptation) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
+        """Return the metric of each task, and its skill."""
+        metrics, skills = {}, {}
+        for data, pool, episodes in self._targets:
+            space = Space(encoder, data, pool, size=self._size)
+            figures = [measure(space, episode, adaptation) for episode in episodes]
+            mean = sum(figures) / len(figures)
+            metric = data.kind.primary_metric
+            metrics[data.name] = {metric.name: mean}
+            skills[data.name] = metric.skill(mean, self._trivial[data.name])
+        return metrics, skills
+
+
+def trivial_of(data: TaskData, pool: Features) -> float:
+    """Return the primary metric of the predictor that does not look at the text, on a pool."""
+    joined = TaskData(data.name, data.kind, {"pool": pool})
+    return float(evaluate_trivial(joined, "pool")[data.kind.primary_metric.name])
+
+
+def episodes_of_validation(data: TaskData, shots: int, rng: Any, count: int = 3) -> tuple[TaskData, Features, list[EpisodeRows]]:
+    """Make episodes of a source task: support from train, its whole validation split as queries.
+
+    The pool holds no more than these rows, so that looking at it is quick.
+    """
+    train, validation = data.splits["train"], data.splits["validation"]
+    pool = Pool(train, data.kind, shots)
+    drawn = [pool.draw(rng, data.name, None, shots, 0) for _ in range(count)]
+    rows = sorted({row for episode in drawn for row in episode.support})
+    place = {row: number for number, row in enumerate(rows)}
+    query = tuple(range(len(rows), len(rows) + len(validation)))
+    found = [EpisodeRows(data.name, episode.classes, tuple(place[row] for row in episode.support), query) for episode in drawn]
+    return data, join([train.take(rows), validation]), found
+
+
+def shared_texts(source: Features, others: Collection[Features]) -> list[int]:
+    """Return the rows of ``source`` whose text is also in one of ``others``; case and spaces do not matter."""
+    seen = {_text(features, row) for features in others for row in range(len(features))}
+    return [row for row in range(len(source)) if _text(source, row) in seen]
+
+
+def _text(features: Features, row: int) -> str:
+    """Return the text of a row, both of a pair, however it is encoded."""
+    requests = features.requests[row * features.sequences : (row + 1) * features.sequences]
+    joined = " ".join(request if isinstance(request, str) else " ".join(request) for request in requests)
+    return " ".join(joined.lower().split())
+
+
+def without_overlaps(data: TaskData, targets: Mapping[str, Features], what: str) -> tuple[TaskData, dict[str, int]]:
+    """Find the training rows of a source that are also in a target, and leave them out, or refuse them.
+
+    Args:
+        data: The source.
+        targets: The pools.
+        what: ``error``, ``drop`` or ``allow``.
+
+    Raises:
+        DataError: If there are some and ``what`` is ``error``; names the first.
+    """
+    train = data.splits["train"]
+    counts, dropped = {}, set()
+    for name, pool in targets.items():
+        rows = shared_texts(train, [pool])
+        if rows:
+            counts[name] = len(rows)
+            dropped.update(rows)
+            if what == "error":
+                raise DataError(
+                    f"{train.rows.where(rows[0])}: {_text(train, rows[0])!r:.80} of source "
+                    f"{data.name!r} is also in target {name!r} ({len(rows)} rows are in both). Set targets.overlap to drop, "
+                    "which leaves them out of training and counts them, or to allow."
+                )
+    if what != "drop" or not dropped:
+        return data, counts
+    kept = train.take([row for row in range(len(train)) if row not in dropped])
+    return TaskData(data.name, data.kind, {**data.splits, "train": kept}, data.names), counts

@@ -1,0 +1,270 @@
+"""The transfer stage of a run: targets, their episodes, and every adaptation on them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtl.components import Builder
+from mtl.config import Choice, ExperimentConfig, TargetsConfig
+from mtl.data.episodes import pools_of
+from mtl.data.features import Features
+from mtl.errors import ConfigError, DataError, did_you_mean
+from mtl.model.encoder import Encoder
+from mtl.model.inference import TaskData
+from mtl.model.multitask import MultiTaskModel
+from mtl.seeds import seed_of
+from mtl.training.loop import Evaluator
+from mtl.training.strategy import Strategy
+from mtl.transfer.adaptation import Adaptation
+from mtl.transfer.measure import (
+    Figures,
+    TransferEvaluator,
+    episodes_of_validation,
+    measure,
+    transfer,
+    trivial_of,
+    without_overlaps,
+)
+from mtl.transfer.protocol import Manifest, Protocol, make_manifest
+from mtl.transfer.space import Space
+
+#: The adaptation that a strategy has practised, and what stands in for it where none was: for classes, and for values.
+PRACTISED, UNPRACTISED, OF_VALUES = "inner-loop", Choice(name="prototype"), Choice(name="ridge")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target ready for work.
+
+    Attributes:
+        data: The task.
+        pool: The rows that its episodes' numbers mean.
+        manifest: Its episodes.
+    """
+
+    data: TaskData
+    pool: Features
+    manifest: Manifest
+
+
+class Stage:
+    """Few-shot transfer as an experiment has it.
+
+    Args:
+        config: The experiment; it has targets.
+        build: Makes protocols and adaptations.
+        folder: Where the manifests are kept, for all runs of an experiment.
+    """
+
+    def __init__(self, config: ExperimentConfig, build: Builder, folder: Path) -> None:
+        if config.targets is None:
+            raise ConfigError("There is no transfer without targets: name tasks under 'targets'.")
+        self.config, self.build, self.folder = config, build, folder
+        self.targets_config: TargetsConfig = config.targets
+        self.protocol: Protocol = build("protocol", self.targets_config.protocol)
+        self.targets: list[Target] = []
+        self.validation: list[Target] = []
+        self.overlaps: dict[str, dict[str, int]] = {}
+
+    def check(self) -> None:
+        """Check names and options before anything slow begins.
+
+        Raises:
+            MTLError: If an adaptation or an option to be tuned is not there.
+        """
+        names = [choice.name for choice in self.targets_config.adaptation]
+        for choice in self.targets_config.adaptation:
+            if choice.name != PRACTISED:
+                self.build("adaptation", choice)
+        for key, values in self.targets_config.tune.items():
+            name, _, option = key.partition(".")
+            if name not in names or not option:
+                near = did_you_mean(name, names)
+                raise ConfigError(f"targets.tune: {key!r} is not adaptation.option. {near} Adaptations: {', '.join(names)}.")
+            if not values:
+                raise ConfigError(f"targets.tune: {key!r} has no values to choose from.")
+            for value in values:
+                self.build("adaptation", Choice(name=name, **{option: value}))
+        if self.targets_config.tune and not self.targets_config.validation:
+            raise ConfigError(
+                "targets.tune: options are chosen on meta-validation tasks, and there are none. Name some under "
+                "targets.validation; the targets themselves may not be looked at."
+            )
+
+    def prepare(self, targets: Sequence[TaskData], validation: Sequence[TaskData]) -> None:
+        """Draw the episodes of every target, or read them from the manifests.
+
+        Raises:
+            DataError: If a target has too few rows or classes.
+        """
+        self.targets = [self._target(data) for data in targets]
+        self.validation = [self._target(data) for data in validation]
+
+    def _target(self, data: TaskData) -> Target:
+        config, pool = self.targets_config, self.protocol.pool(data)
+        options = config.protocol.model_dump(mode="json")
+        about = {"protocol": options, "shots": list(config.shots), "seed": self.config.seed}
+        digest = hashlib.sha256(json.dumps([about, pool.rows.fingerprint], sort_keys=True).encode()).hexdigest()[:8]
+        path = self.folder / f"{data.name.replace('/', '.')}-{digest}.json"
+        manifest = make_manifest(path, self.protocol, options, data, pool, config.shots, self.config.seed)
+        return Target(data, pool, manifest)
+
+    def keep_apart(self, sources: Mapping[str, TaskData]) -> dict[str, TaskData]:
+        """Return the sources without what they share with targets, or refuse them.
+
+        Raises:
+            DataError: If a class or a text is in both and the configuration does not allow for it.
+        """
+        what = self.targets_config.overlap
+        if self.protocol.unseen_classes and what != "allow":
+            for source in sources.values():
+                for target in (*self.targets, *self.validation):
+                    both = sorted(set(source.kind.class_names) & set(target.data.kind.class_names))
+                    if both:
+                        raise DataError(
+                            f"Class {both[0]!r} is in source {source.name!r} and in target {target.data.name!r} ({len(both)} "
+                            "classes are in both), and this protocol asks for classes never trained. Take other sources, or "
+                            "set targets.overlap to allow."
+                        )
+        pools = {target.data.name: target.pool for target in (*self.targets, *self.validation)}
+        kept = {}
+        for name, data in sources.items():
+            kept[name], found = without_overlaps(data, pools, what)
+            if found:
+                self.overlaps[name] = found
+        return kept
+
+    def evaluator(self, sources: Mapping[str, TaskData], strategy: Strategy) -> Evaluator | None:
+        """Return what looks at a model in training; ``None`` if the sources' own validation is to do that."""
+        config = self.targets_config
+        if self.validation:
+            looked_at = [
+                (target.data, target.pool, episodes[: config.validation_episodes])
+                for target in self.validation
+                for episodes in target.manifest.episodes.values()
+            ]
+        elif strategy.trains_heads:
+            return None
+        else:
+            return source_evaluator(self.config, self.build, sources)
+        inner = TransferEvaluator(looked_at, self.config.batch.evaluation_size)
+        return lambda model, trained: inner(model.encoder, self.adaptation(config.adaptation[0], trained))
+
+    def adaptation(self, choice: Choice, strategy: Strategy) -> Adaptation:
+        """Make an adaptation; ``inner-loop`` is the strategy's own."""
+        made: Adaptation = practised(choice, strategy, self.config, self.build)
+        return made
+
+    def run(self, encoder: Encoder, strategy: Strategy, say: Callable[[str], None]) -> dict[str, Any]:
+        """Measure transfer of an encoder as it is now.
+
+        Returns:
+            ``figures``: target → adaptation → shots → figure of each episode; ``chosen``: the options of adaptations
+            that were tuned; ``metric``: target → its primary metric.
+        """
+        size = self.config.batch.evaluation_size
+        chosen = self._tune(encoder, strategy, say)
+        figures: dict[str, dict[str, Figures]] = {}
+        for target in self.targets:
+            say(f"transfer to {target.data.name}")
+            space = Space(encoder, target.data, target.pool, size=size)
+            figures[target.data.name] = {
+                label: transfer(space, target.manifest, self.adaptation(choice, strategy)) for label, choice in chosen.items()
+            }
+        metrics = {target.data.name: target.data.kind.primary_metric.name for target in self.targets}
+        options = {label: choice.model_dump(mode="json") for label, choice in chosen.items()}
+        return {"figures": figures, "chosen": options, "metric": metrics}
+
+    def _choices(self, strategy: Strategy) -> dict[str, Choice]:
+        """Return the adaptations to measure, by label; the untouched encoder always has nearest prototypes."""
+        choices = list(self.targets_config.adaptation)
+        simple = UNPRACTISED if all(target.data.kind.class_names for target in self.targets + self.validation) else OF_VALUES
+        if strategy.adaptation(self.config.episodes) is None:
+            choices = [simple if choice.name == PRACTISED else choice for choice in choices]
+        if not strategy.trains and not any(choice.name == simple.name for choice in choices):
+            choices.insert(0, simple)
+        labels: dict[str, Choice] = {}
+        for choice in dict.fromkeys(choice.model_dump_json() for choice in choices):
+            read = Choice.model_validate_json(choice)
+            label = read.name
+            if label in labels:
+                label = " ".join([read.name, *(f"{key}={value}" for key, value in read.options.items())])
+            labels[label] = read
+        return labels
+
+    def _tune(self, encoder: Encoder, strategy: Strategy, say: Callable[[str], None]) -> dict[str, Choice]:
+        """Choose the options to be tuned on the validation tasks; the targets are not looked at."""
+        choices = self._choices(strategy)
+        size, most = self.config.batch.evaluation_size, self.targets_config.validation_episodes
+        spaces = [(Space(encoder, target.data, target.pool, size=size), target) for target in self.validation]
+        for label, choice in choices.items():
+            candidates = list(_candidates(choice, self.targets_config.tune))
+            if len(candidates) < 2:
+                continue
+            say(f"choosing options of {label}")
+            scores = []
+            for candidate in candidates:
+                adaptation = self.adaptation(candidate, strategy)
+                skills = [
+                    target.data.kind.primary_metric.skill(
+                        float(np.mean([measure(space, episode, adaptation) for episode in episodes[:most]])),
+                        trivial_of(target.data, target.pool),
+                    )
+                    for space, target in spaces
+                    for episodes in target.manifest.episodes.values()
+                ]
+                scores.append(float(np.mean(skills)))
+            choices[label] = candidates[int(np.argmax(scores))]
+        return choices
+
+
+def practised(choice: Choice, strategy: Strategy, config: ExperimentConfig, build: Builder) -> Any:
+    """Make an adaptation, or take the one that the strategy has practised.
+
+    Raises:
+        ConfigError: If it has practised none.
+    """
+    if choice.name != PRACTISED:
+        return build("adaptation", choice)
+    own = strategy.adaptation(config.episodes)
+    if own is None:
+        raise ConfigError(
+            f"Adaptation 'inner-loop' is what an episodic strategy has practised; {config.strategy.name!r} has practised none. "
+            "Take prototype, ridge, logistic or full."
+        )
+    return own
+
+
+def source_evaluator(config: ExperimentConfig, build: Builder, sources: Mapping[str, TaskData]) -> Evaluator:
+    """Return an evaluator that learns each source from a few of its training rows and asks its validation split.
+
+    Raises:
+        DataError: If a source has too few rows or classes for an episode.
+    """
+    pools_of(
+        {name: data.splits["train"] for name, data in sources.items()}, {n: d.kind for n, d in sources.items()}, config.episodes
+    )
+    rng = np.random.default_rng(seed_of(config.seed, "validation episodes"))
+    shots = config.episodes.shots if isinstance(config.episodes.shots, int) else config.episodes.shots[1]
+    inner = TransferEvaluator(
+        [episodes_of_validation(data, shots, rng) for data in sources.values()], config.batch.evaluation_size
+    )
+
+    def look(model: MultiTaskModel, strategy: Strategy) -> Any:
+        return inner(model.encoder, practised(Choice(name=PRACTISED), strategy, config, build))
+
+    return look
+
+
+def _candidates(choice: Choice, tune: Mapping[str, Sequence[Any]]) -> Iterator[Choice]:
+    own = {key.partition(".")[2]: values for key, values in tune.items() if key.partition(".")[0] == choice.name}
+    for values in product(*own.values()):
+        yield Choice.model_validate({**choice.model_dump(), **dict(zip(own, values, strict=True))})

@@ -1,0 +1,41 @@
+"""ProtoMAML: MAML whose heads start from the support's prototypes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from mtl.data.episodes import Episode
+from mtl.episodic.gradient_based import GradientBased
+from mtl.episodic.learner import need_classes, read_names, read_support
+from mtl.meta.closed_form import Linear, nearest_by_distance, prototypes
+from mtl.meta.reader import Reader
+from mtl.model.multitask import MultiTaskModel
+
+
+@dataclass
+class ProtoMAML(GradientBased):
+    """Start the head as the classifier of a prototypical network, and keep the graph from it to the encoder.
+
+    Triantafillou et al. 2020, "Meta-Dataset: A Dataset of Datasets for Learning to Learn from Few Examples"
+    (arXiv:1903.03096), section 3: weight 2p and bias −‖p‖² for a class with prototype p.
+
+    Args:
+        name_weight: How many support rows a class's name counts for, where ``episodes.names`` has it read.
+    """
+
+    name_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+
+    def prepare(self, model: MultiTaskModel) -> None:
+        super().prepare(model)
+        for reader in self._readers.values():
+            need_classes(reader, "protomaml")
+
+    def start(self, reader: Reader, episode: Episode) -> Linear:
+        features, answers = read_support(reader, episode)
+        names = read_names(reader, episode.names, self.name_weight)
+        means = prototypes(features, answers, len(episode.outputs), names)
+        linear = nearest_by_distance(means, 1.0)
+        return Linear(linear.weight, self.scale * linear.bias)

@@ -1,0 +1,37 @@
+"""Reptile: the start moves towards where the inner loop ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mtl.data.episodes import Episode
+from mtl.episodic.gradient_based import BIAS, WEIGHT, GradientBased, refuse_learned_rates, with_gradient
+from mtl.meta.reader import Reader
+from mtl.model.multitask import MultiTaskModel
+
+
+@dataclass
+class Reptile(GradientBased):
+    """Take θ_0 − θ_K as the gradient; the optimiser of the loop makes a step of it.
+
+    Nichol et al. 2018, "On First-Order Meta-Learning Algorithms" (arXiv:1803.02999), algorithm 2. The inner loop
+    learns from the support; the queries only say how well.
+    """
+
+    exact: ClassVar[bool] = False
+
+    def prepare(self, model: MultiTaskModel) -> None:
+        super().prepare(model)
+        refuse_learned_rates(self, "reptile")
+
+    def episode_loss(self, reader: Reader, episode: Episode) -> Tensor:
+        *_, end = self.unroll(reader, episode, "first")
+        with torch.no_grad():
+            value = reader.loss(self.answerer(reader, end)(episode.query), episode.query, episode.outputs)
+        head = self.start(reader, episode)
+        start = {**self.adapted, WEIGHT: head.weight, BIAS: head.bias}
+        return value + with_gradient({name: (start[name], (start[name] - end[name]).detach()) for name in start})

@@ -1,0 +1,157 @@
+"""A bundle learns a new task from a few rows, and transfer of bundles is measured, on the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+from conftest import changed, sentiment_rows, splits
+
+import mtl
+from mtl.cli import main
+
+TOPICS = ["cat", "dog", "mat"]
+
+
+def topic_rows(count, offset=0):
+    return [{"text": f"the {TOPICS[n % 3]} is fine {n + offset}", "label": TOPICS[n % 3]} for n in range(count)]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, encoder_folder):
+    """A run with a joint and a run with an episodic strategy, on the same two tasks."""
+    folder = tmp_path_factory.mktemp("trained")
+    values = {
+        "encoder": {"name": str(encoder_folder), "max_length": 32},
+        "tasks": [
+            {"name": "mood", "kind": "classification", "data": splits(sentiment_rows(64))},
+            {
+                "name": "colour",
+                "kind": "classification",
+                "data": splits([{**r, "label": r["label"] * 2} for r in sentiment_rows(64)]),
+            },
+        ],
+        "episodes": {"ways": 2, "shots": 2, "queries": 2},
+        "budget": {"epochs": 1},
+        "evaluation": {"times": 1},
+        "threads": 1,
+        "output": str(folder),
+    }
+    found = {}
+    for strategy in ({"name": "joint"}, {"name": "anil", "steps": 30, "rate": 0.05, "head": "learned"}, {"name": "protonet"}):
+        finished = mtl.Experiment.of(**values, name=strategy["name"], strategy=strategy).run()
+        found[strategy["name"]] = finished.folder
+    return found
+
+
+@pytest.fixture
+def support(tmp_path):
+    path = tmp_path / "support.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in topic_rows(9)))
+    return path
+
+
+def call(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["mtl", *map(str, arguments)])
+    main()
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options"),
+    [
+        ("joint", []),
+        ("joint", ["--adaptation", "ridge", "--set", "penalty=0.1"]),
+        ("joint", ["--adaptation", "full", "--set", "steps=3"]),
+        ("joint", ["--adaptation", "logistic"]),
+        ("anil", []),
+        ("protonet", []),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_a_bundle_learns_a_new_task_and_predicts_it(trained, support, tmp_path, monkeypatch, capsys, strategy, options):
+    made = tmp_path / "made"
+    out = call(
+        monkeypatch, capsys, "adapt", trained[strategy], "--support", support, "--name", "topic", "--output", made, *options
+    )
+    assert "topic" in out
+    answers = mtl.load_bundle(made).predict([row["text"] for row in topic_rows(9)], ["topic"])
+    assert {answer["topic"]["label"] for answer in answers} <= set(TOPICS)
+    right = sum(answer["topic"]["label"] == row["label"] for answer, row in zip(answers, topic_rows(9), strict=True))
+    assert right > 3  # of 9, on what it has learned from
+
+
+def test_the_other_heads_answer_as_before_if_the_encoder_was_not_moved(trained, support, tmp_path, monkeypatch, capsys):
+    made = tmp_path / "made"
+    call(monkeypatch, capsys, "adapt", trained["joint"], "--support", support, "--name", "topic", "--output", made)
+    before, after = mtl.load_bundle(trained["joint"]), mtl.load_bundle(made)
+    assert set(after.tasks) == {"mood", "colour", "topic"}
+    assert after.predict(["the cat is good"], ["mood"]) == before.predict(["the cat is good"], ["mood"])
+
+
+def test_a_moved_encoder_keeps_only_the_head_that_was_made_with_it(trained, support, tmp_path, monkeypatch, capsys):
+    made = tmp_path / "made"
+    options = ["--adaptation", "full", "--set", "steps=2", "--set", "rate=0.01"]
+    call(monkeypatch, capsys, "adapt", trained["joint"], "--support", support, "--name", "topic", "--output", made, *options)
+    before, after = mtl.load_bundle(trained["joint"]), mtl.load_bundle(made)
+    assert list(after.tasks) == ["topic"]
+    pairs = zip(before.model.encoder.parameters(), after.model.encoder.parameters(), strict=True)
+    assert any(not torch.equal(one, other) for one, other in pairs)
+
+
+def test_an_inner_loop_goes_on_as_it_was_trained(trained, support, tmp_path, monkeypatch, capsys):
+    """The learned start of the head is in the bundle."""
+    practice = mtl.load_bundle(trained["anil"]).practice
+    assert practice.strategy.name == "anil"
+    assert practice.state["learned"]["start:classification"].abs().max() > 0
+
+
+def test_transfer_of_bundles_stands_beside_the_untouched_encoder(trained, encoder_folder, tmp_path, monkeypatch, capsys):
+    values = {
+        "encoder": {"name": str(encoder_folder), "max_length": 32},
+        "tasks": [{"name": "topic", "kind": "classification", "data": splits(topic_rows(48))}],
+        "targets": {"tasks": ["topic"], "shots": [2], "protocol": {"name": "domain", "draws": 3}, "adaptation": "inner-loop"},
+        "threads": 1,
+        "output": str(tmp_path / "runs"),
+    }
+    path = tmp_path / "topics.yaml"
+    path.write_text(json.dumps(values))
+    out = call(
+        monkeypatch, capsys, "transfer", path, "-b", trained["anil"], "-b", trained["protonet"], "-b", trained["joint"], "--json"
+    )
+    runs = json.loads(out)["runs"]
+    assert [run["point"]["strategy"] for run in runs] == ["none", "anil", "protonet", "joint"]
+    chosen = [next(iter(run["results"]["targets"].values()))["chosen"] for run in runs]
+    assert [list(found) for found in chosen] == [["prototype"], ["inner-loop"], ["inner-loop"], ["prototype"]]
+    figures = [next(iter(run["results"]["targets"].values()))["figures"]["topic"] for run in runs]
+    assert all(len(found["2"]) == 3 for by in figures for found in by.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "pieces"),
+    [
+        (["--name", "mood"], ("'mood'", "--name")),
+        (["--name", "x", "--kind", "clasification"], ("'clasification'", "classification")),
+        (["--name", "x", "--adaptation", "inner-loop"], ("inner loop", "prototype")),
+        (["--name", "x", "--adaptation", "matching"], ("support", "ridge")),
+        (["--name", "x", "--adaptation", "ridge", "--set", "penalti=1"], ("'penalti'", "penalty")),
+        (["--name", "x", "--set", "penalty=1"], ("--adaptation",)),
+        (["--name", "x", "--column", "text"], ("role=column",)),
+        (["--name", "x", "--column", "text=texts"], ("'texts'",)),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_a_wrong_adapt_says_what_to_do(trained, support, tmp_path, fails, arguments, pieces):
+    fails("adapt", trained["joint"], "--support", support, "--output", tmp_path / "made", *arguments, pieces=pieces)
+
+
+def test_an_empty_support_is_refused(trained, tmp_path, fails):
+    (tmp_path / "empty.jsonl").write_text("")
+    arguments = ["--support", tmp_path / "empty.jsonl", "--name", "x", "--output", tmp_path / "made"]
+    fails("adapt", trained["joint"], *arguments, pieces=("empty.jsonl", "no rows"))
+
+
+def test_transfer_without_targets_is_refused(trained, experiment_values, write_experiment, fails):
+    fails("transfer", write_experiment(changed(experiment_values, {})), "-b", trained["joint"], pieces=("targets",))

@@ -1,0 +1,305 @@
+"""The transfer stage: targets kept apart from sources, options chosen without them, baselines beside every method."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import rating_rows, splits
+from toys import ANIMALS, load, load_tiny, topic_rows, topic_splits
+
+import mtl
+import mtl.transfer.stage as stage_module
+from mtl.components import Builder
+from mtl.config import validate
+from mtl.errors import ConfigError, DataError
+from mtl.plugins import load_plugins
+from mtl.transfer.measure import shared_texts, without_overlaps
+from mtl.transfer.stage import Stage
+from mtl.transfer.statistics import estimate
+
+#: Other classes and other texts than the topics.
+MOODS = {
+    split: [{"text": f"{word} {word} {place} {n}", "label": word} for n in range(rows) for word in ("good", "bad")]
+    for split, rows, place in (("train", 16, "paris"), ("validation", 4, "london"), ("test", 4, "mat"))
+}
+TOPIC = {"name": "topic", "kind": "classification", "data": topic_splits()}
+MOOD = {"name": "mood", "kind": "classification", "data": MOODS}
+OTHER = {"name": "other", "kind": "classification", "data": topic_splits(labels=("flew", "ran", "sat"))}
+
+
+@pytest.fixture
+def encoder(encoder_folder):
+    return load_tiny(encoder_folder)
+
+
+@pytest.fixture
+def values(encoder_folder, tmp_path):
+    """A quick experiment: moods are trained, topics are the target."""
+    return {
+        "name": "quick",
+        "encoder": {"name": str(encoder_folder), "max_length": 32},
+        "tasks": [MOOD, TOPIC],
+        "targets": {"tasks": ["topic"], "shots": [2], "protocol": {"name": "domain", "draws": 3}},
+        "episodes": {"ways": 2, "shots": 2, "queries": 2},
+        "budget": {"examples_per_task": 32},
+        "batch": {"size": 8},
+        "evaluation": {"times": 1},
+        "threads": 1,
+        "output": str(tmp_path / "runs"),
+    }
+
+
+def make_stage(values, folder, **targets):
+    config = validate({**values, "targets": {**values["targets"], **targets}}, "test")
+    return Stage(config, Builder(load_plugins()), folder)
+
+
+def strategy_of(stage, name):
+    return stage.build("strategy", validate({**stage.config.model_dump(mode="json"), "strategy": name}, "test").strategy)
+
+
+def rows_of(texts):
+    return [{"text": text, "label": ("good", "bad")[number % 2]} for number, text in enumerate(texts)]
+
+
+def with_shared_texts():
+    """Moods of which rows 3 and 4 of train have a target's texts, one written otherwise."""
+    target = topic_splits()
+    train = [*MOODS["train"]]
+    train[2] = {"text": target["train"][0]["text"].upper(), "label": "good"}
+    train[3] = {"text": "  " + target["test"][5]["text"].replace(" ", "  "), "label": "bad"}
+    return {**MOODS, "train": train}
+
+
+def test_a_text_is_shared_whatever_its_case_and_spaces(encoder):
+    source = load(encoder, with_shared_texts())
+    target = load(encoder, topic_splits())
+    assert shared_texts(source.splits["train"], [target.splits["train"], target.splits["test"]]) == [2, 3]
+    assert shared_texts(source.splits["train"], [target.splits["train"]]) == [2]
+    assert shared_texts(source.splits["test"], target.splits.values()) == []
+
+
+def test_a_pair_is_shared_if_both_its_texts_are_however_it_is_encoded(encoder):
+    rows = [{"text": "the cat", "text_pair": other, "label": label} for other, label in (("sat", "a"), ("ran", "b"))]
+    others = [{**rows[0], "text_pair": "flew"}, rows[1]]
+
+    def pairs(rows, pairing):
+        data = {"train": rows, "validation": rows, "test": rows}
+        return load(encoder, data, "pair-classification", options={"pairing": pairing}).splits["train"]
+
+    for first, second in (("bi", "bi"), ("bi", "cross"), ("cross", "bi"), ("cross", "cross")):
+        assert shared_texts(pairs(rows, first), [pairs(others, second)]) == [1]
+
+
+def test_shared_texts_are_an_error_or_left_out_or_allowed(encoder):
+    source, target = load(encoder, with_shared_texts(), name="mood"), load(encoder, topic_splits())
+    pools = {"topic": target.splits["train"], "again": target.splits["test"]}
+    with pytest.raises(DataError, match=r"rows of train, row 3: .* of source 'mood' is also in target 'topic' \(1 rows"):
+        without_overlaps(source, pools, "error")
+    kept, counts = without_overlaps(source, pools, "drop")
+    assert counts == {"topic": 1, "again": 1}
+    train = source.splits["train"]
+    assert kept.splits["train"].requests == [text for row, text in enumerate(train.requests) if row not in (2, 3)]
+    assert kept.splits["test"] is source.splits["test"]
+    assert len(train) == 32
+    same, counts = without_overlaps(source, pools, "allow")
+    assert same is source
+    assert counts == {"topic": 1, "again": 1}
+
+
+def test_what_was_left_out_is_counted_in_the_results_and_not_trained(values):
+    tasks = [{**MOOD, "data": with_shared_texts()}, TOPIC]
+    values = {**values, "tasks": tasks, "targets": {**values["targets"], "overlap": "drop", "baselines": []}}
+    (run,) = mtl.Experiment.of(**{**values, "budget": {"epochs": 1}}).run().runs
+    assert run["results"]["overlaps"] == {"mood": {"topic": 2}}
+    assert run["results"]["tasks"]["mood"]["examples_seen"] == 30
+
+
+def test_a_class_of_source_and_target_is_refused_where_classes_must_be_new(encoder, values, tmp_path):
+    def kept(**targets):
+        protocol = {"name": "episodic", "ways": 2, "queries": 1, "episodes": 2}
+        stage = make_stage(values, tmp_path, **{"protocol": protocol, **targets})
+        stage.prepare([load(encoder, topic_splits())], [])
+        other = {"train": topic_rows(8, ("dog", "flew"), 500), "test": topic_rows(4, ("dog", "flew"), 600)}
+        return stage.keep_apart({"mood": load(encoder, other, name="mood")})
+
+    with pytest.raises(DataError, match=r"Class 'dog' is in source 'mood' and in target 'topic' \(1 classes"):
+        kept()
+    with pytest.raises(DataError, match="Class 'dog'"):
+        kept(overlap="drop")  # a class cannot be left out of a source's head
+    assert list(kept(overlap="allow")) == ["mood"]
+    assert list(kept(protocol={"name": "domain", "draws": 1})) == ["mood"]
+
+
+def test_the_untouched_and_the_jointly_trained_encoder_stand_beside_every_method(values):
+    values["targets"]["adaptation"] = ["inner-loop", "ridge"]
+    finished = mtl.Experiment.of(**values, strategy="maml").run()
+    assert [run["point"] for run in finished.runs] == [{"strategy": name} for name in ("none", "joint", "maml")]
+    figures = {}
+    for run in finished.runs:
+        (found,) = run["results"]["targets"].values()
+        figures[run["point"]["strategy"]] = found["figures"]["topic"]
+        assert found["metric"] == {"topic": "accuracy"}
+    # The baselines have practised no inner loop: nearest prototypes stand in for it.
+    assert {name: list(by_label) for name, by_label in figures.items()} == {
+        "none": ["prototype", "ridge"],
+        "joint": ["prototype", "ridge"],
+        "maml": ["inner-loop", "ridge"],
+    }
+    assert {len(values["2"]) for by_label in figures.values() for values in by_label.values()} == {3}
+    (manifest,) = (finished.folder / "manifests").glob("*.json")  # one for all three
+    assert json.loads(manifest.read_text())["target"] == "topic"
+    # The same budget: 32 examples for the one source. Episodes of 2 ways with 2 shots and 2 queries are of 8 rows.
+    assert [run["results"]["models"] for run in finished.runs][1]["joint"]["examples"] == 32
+    assert [run["results"]["models"] for run in finished.runs][2]["joint"]["examples"] == 32
+    assert "hierarchical bootstrap" in str(finished)
+
+
+def test_baselines_that_are_asked_for_anyway_are_run_once(values):
+    points = [point for point, _ in mtl.experiment.with_baselines(validate(values, "test").cells())]
+    assert points == [{"strategy": "none"}, {"strategy": "joint"}]
+    seeds = validate({**values, "compare": {"strategy": ["maml", "none"], "seed": [0, 1]}}, "test")
+    found = [tuple(point.values()) for point, _ in mtl.experiment.with_baselines(seeds.cells())]
+    assert sorted(found) == sorted((name, seed) for name in ("none", "joint", "maml") for seed in (0, 1))
+    none = validate({**values, "strategy": "maml", "targets": {**values["targets"], "baselines": []}}, "test")
+    assert [config.strategy.name for _, config in mtl.experiment.with_baselines(none.cells())] == ["maml"]
+
+
+def test_options_are_chosen_on_validation_tasks_before_a_target_is_looked_at(encoder, values, tmp_path, monkeypatch):
+    looked_at, scores = [], {0.1: 0.4, 1.0: 0.9, 10.0: 0.6}
+
+    class Watched(stage_module.Space):
+        def __init__(self, encoder, target, pool, **options):
+            looked_at.append(("space", target.name))
+            super().__init__(encoder, target, pool, **options)
+
+    def measured(space, episode, adaptation):
+        looked_at.append(("measure", space.target.name))
+        return scores[adaptation.penalty]
+
+    def transferred(space, manifest, adaptation):
+        looked_at.append(("transfer", space.target.name))
+        return {"2": [adaptation.penalty]}
+
+    monkeypatch.setattr(stage_module, "Space", Watched)
+    monkeypatch.setattr(stage_module, "measure", measured)
+    monkeypatch.setattr(stage_module, "transfer", transferred)
+    tune = {"ridge.penalty": [0.1, 1.0, 10.0]}
+    stage = make_stage(values, tmp_path, adaptation="ridge", validation=["other"], tune=tune, validation_episodes=2)
+    stage.check()
+    stage.prepare([load(encoder, topic_splits())], [load(encoder, OTHER["data"], name="other")])
+    found = stage.run(encoder, strategy_of(stage, "joint"), lambda text: None)
+    assert found["chosen"] == {"ridge": {"name": "ridge", "penalty": 1.0}}
+    assert found["figures"] == {"topic": {"ridge": {"2": [1.0]}}}
+    # Three values, each on two of the three episodes.
+    assert looked_at == [("space", "other"), *[("measure", "other")] * 6, ("space", "topic"), ("transfer", "topic")]
+
+
+def test_every_combination_of_options_is_tried(values, tmp_path):
+    stage = make_stage(values, tmp_path, adaptation={"name": "prototype", "scale": 3}, validation=["other"])
+    tune = {"prototype.metric": ["cosine", "euclidean"], "prototype.scale": [1, 2], "ridge.penalty": [1]}
+    found = [choice.options for choice in stage_module._candidates(stage.targets_config.adaptation[0], tune)]
+    assert found == [{"metric": metric, "scale": scale} for metric in ("cosine", "euclidean") for scale in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"tune": {"prototype.scale": [1]}}, "options are chosen on meta-validation tasks, and there are none"),
+        ({"tune": {"prototype.scal": [1]}, "validation": ["other"]}, "unknown option 'scal'"),
+        ({"tune": {"ridge.penalty": [1]}, "validation": ["other"]}, "'ridge.penalty' is not adaptation.option"),
+        ({"tune": {"prototype.scale": []}, "validation": ["other"]}, "has no values"),
+        ({"adaptation": "rigde"}, "Unknown adaptation 'rigde'"),
+    ],
+)
+def test_names_and_options_are_checked_before_anything_slow(values, tmp_path, changes, told):
+    with pytest.raises(mtl.MTLError, match=told):
+        make_stage(values, tmp_path, **changes).check()
+
+
+def test_the_inner_loop_that_was_not_practised_is_replaced_by_prototypes(encoder, values, tmp_path):
+    stage = make_stage(values, tmp_path, adaptation="inner-loop")
+    stage.prepare([load(encoder, topic_splits())], [])
+    for name in ("joint", "none"):
+        found = stage.run(encoder, strategy_of(stage, name), lambda text: None)
+        assert found["chosen"] == {"prototype": {"name": "prototype"}}
+    with pytest.raises(ConfigError, match="'joint' has practised none"):
+        stage.adaptation(stage.targets_config.adaptation[0], strategy_of(stage, "joint"))
+
+
+def test_the_untouched_encoder_always_has_its_simplest_reading(encoder, values, tmp_path):
+    stage = make_stage(values, tmp_path, adaptation="ridge")
+    stage.prepare([load(encoder, topic_splits())], [])
+    found = stage.run(encoder, strategy_of(stage, "none"), lambda text: None)
+    assert list(found["chosen"]) == ["prototype", "ridge"]
+    assert list(stage.run(encoder, strategy_of(stage, "joint"), lambda text: None)["chosen"]) == ["ridge"]
+
+
+def test_for_values_the_simplest_reading_is_ridge(encoder, values, tmp_path):
+    stage = make_stage(values, tmp_path, adaptation="inner-loop")
+    stage.prepare([load(encoder, splits(rating_rows(32)), "regression")], [])
+    for name in ("none", "joint"):
+        assert list(stage.run(encoder, strategy_of(stage, name), lambda text: None)["chosen"]) == ["ridge"]
+
+
+def test_one_adaptation_with_different_options_has_different_labels(encoder, values, tmp_path):
+    stage = make_stage(values, tmp_path, adaptation=["ridge", {"name": "ridge", "penalty": 5}, "ridge"])
+    stage.prepare([load(encoder, topic_splits())], [])
+    found = stage.run(encoder, strategy_of(stage, "joint"), lambda text: None)
+    assert list(found["figures"]["topic"]) == ["ridge", "ridge penalty=5"]
+
+
+def test_other_episodes_have_other_manifests_and_other_methods_the_same(encoder, values, tmp_path):
+    target = load(encoder, topic_splits())
+
+    def names(**changes):
+        targets = {**values["targets"], **changes.pop("targets", {})}
+        make_stage({**values, **changes, "targets": targets}, tmp_path).prepare([target], [])
+        return {path.name for path in tmp_path.glob("*.json")}
+
+    first = names()
+    assert len(first) == 1
+    assert names(strategy="maml", targets={"adaptation": "full", "overlap": "drop"}) == first
+    assert len(names(seed=1)) == 2
+    assert len(names(targets={"shots": [2, 4]})) == 3
+    assert len(names(targets={"protocol": {"name": "domain", "draws": 4}})) == 4
+
+
+def test_weights_are_chosen_by_transfer_to_validation_tasks(values):
+    values["targets"] |= {"validation": ["other"], "baselines": [], "validation_episodes": 2}
+    values["evaluation"] = {"times": 2}
+    (run,) = mtl.Experiment.of(**{**values, "tasks": [MOOD, TOPIC, OTHER]}, strategy="protonet").run().runs
+    lines = [json.loads(line) for line in (Path(run["folder"]) / "models/joint/log.jsonl").read_text().splitlines()]
+    looks = [line["validation"] for line in lines if "validation" in line]
+    assert [list(look) for look in looks] == [["other"], ["other"]]
+    assert 0 <= looks[0]["other"]["accuracy"] <= 1
+
+
+def test_without_validation_tasks_an_episodic_strategy_is_looked_at_by_transfer_to_its_sources(encoder, values, tmp_path):
+    stage = make_stage(values, tmp_path)
+    sources = {"mood": load(encoder, MOODS, name="mood")}
+    assert stage.evaluator(sources, strategy_of(stage, "joint")) is None  # by the validation splits and the heads
+    assert stage.evaluator(sources, strategy_of(stage, "maml")) is not None
+
+
+def test_the_figures_of_a_run_are_those_of_its_episodes(encoder, values, tmp_path):
+    stage = make_stage(values, tmp_path, shots=[1, 5], protocol={"name": "domain", "draws": 8})
+    stage.prepare([load(encoder, topic_splits())], [])
+    found = stage.run(encoder, strategy_of(stage, "none"), lambda text: None)["figures"]["topic"]["prototype"]
+    assert {shots: len(figures) for shots, figures in found.items()} == {"1": 8, "5": 8}
+    assert all(0 <= figure <= 1 for figures in found.values() for figure in figures)
+    assert estimate(found["5"]).mean >= 0.6  # chance is 1/3
+    assert np.mean(found["5"]) >= np.mean(found["1"])
+
+
+def test_a_validation_task_may_come_with_supports_of_its_own(values, tmp_path):
+    for task, labels in (("topic", ANIMALS[:3]), ("other", ("flew", "ran", "sat"))):
+        text = "".join(json.dumps(row) + "\n" for row in topic_rows(6, labels, 700))
+        (tmp_path / f"{task}_2_0.jsonl").write_text(text)
+    protocol = {"name": "supports", "path": str(tmp_path / "{task}_{shots}_{split}.jsonl"), "splits": 1}
+    values["targets"] |= {"protocol": protocol, "validation": ["other"], "baselines": []}
+    (run,) = mtl.Experiment.of(**{**values, "tasks": [MOOD, TOPIC, OTHER]}).run().runs
+    assert len(run["results"]["targets"]["joint"]["figures"]["topic"]["prototype"]["2"]) == 1
