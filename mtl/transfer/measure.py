@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -81,16 +82,21 @@ def episodes_of_validation(data: TaskData, shots: int, rng: Any, count: int = 3)
 
 
 def shared_texts(source: Features, others: Collection[Features]) -> list[int]:
-    """Return the rows of ``source`` whose text is also in one of ``others``; case and spaces do not matter."""
-    seen = {_text(features, row) for features in others for row in range(len(features))}
-    return [row for row in range(len(source)) if _text(source, row) in seen]
+    """Return the rows of ``source`` whose words are also a row of ``others``; case, spaces and punctuation do not matter."""
+    seen = {_words(features, row) for features in others for row in range(len(features))}
+    return [row for row in range(len(source)) if _words(source, row) in seen]
+
+
+def _words(features: Features, row: int) -> str:
+    text = _text(features, row)
+    return " ".join(re.sub(r"[\W_]+", " ", text.lower()).split()) or text  # a text without a word is compared as it is
 
 
 def _text(features: Features, row: int) -> str:
     """Return the text of a row, both of a pair, however it is encoded."""
     requests = features.requests[row * features.sequences : (row + 1) * features.sequences]
     joined = " ".join(request if isinstance(request, str) else " ".join(request) for request in requests)
-    return " ".join(joined.lower().split())
+    return " ".join(joined.split())
 
 
 def without_overlaps(data: TaskData, targets: Mapping[str, Features], what: str) -> tuple[TaskData, dict[str, int]]:
