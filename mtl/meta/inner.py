@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from mtl.model.precision import attention_by_products
 
 #: Named tensors; a name says what it is for.
 Parameters = dict[str, Tensor]
@@ -18,7 +19,8 @@ Loss = Callable[[Parameters, Parameters], Tensor]
 #: How the gradient of a step is taken: see :func:`unroll`.
 Order = Literal["first", "store", "recompute"]
 
-RATE = "rate:"
+#: Prefixes of what an update rule has learned for an adapted parameter: its rate, and factors of its gradient.
+RATE, LEFT, RIGHT = "rate:", "left:", "right:"
 
 
 @dataclass
@@ -37,12 +39,18 @@ class Descent:
     """How a step of the inner loop goes.
 
     Attributes:
-        rate: The inner learning rate of parameters without a ``rate:`` of their own.
+        rate: The inner learning rate of parameters without a learned ``rate:``.
         clip: Largest norm of the inner gradient; ``None`` for no clipping.
+        own: Fixed rates of parameters that do not have the common one.
     """
 
     rate: float
     clip: float | None = None
+    own: Mapping[str, float] = field(default_factory=dict)
+
+    def rate_of(self, name: str) -> float:
+        """Return the fixed rate of a parameter."""
+        return self.own.get(name, self.rate)
 
     def __call__(self, loss: Loss, adapted: Parameters, shared: Parameters, differentiable: bool) -> tuple[Parameters, Tensor]:
         """Make one step of gradient descent.
@@ -50,18 +58,19 @@ class Descent:
         Args:
             loss: The support loss.
             adapted: What is moved.
-            shared: What the loss depends on beside that; ``rate:NAME`` are learned rates of the adapted parameters.
+            shared: What the loss depends on beside that, and what the update rule has learned: ``rate:NAME`` is the rate
+                of an adapted parameter, ``left:NAME`` and ``right:NAME`` are factors of its gradient.
             differentiable: Whether the step's gradient is to be differentiated again.
 
         Returns:
             The moved parameters, and the loss before the step, detached.
         """
-        with double_backward() if differentiable else nullcontext():
+        with attention_by_products() if differentiable else nullcontext():
             value = loss(adapted, shared)
             gradients = torch.autograd.grad(value, list(adapted.values()), create_graph=differentiable)
         gradients = clipped(gradients, self.clip)
         moved = {
-            name: parameter - shared.get(RATE + name, self.rate) * gradient
+            name: parameter - shared.get(RATE + name, self.rate_of(name)) * transformed(gradient, shared, name)
             for (name, parameter), gradient in zip(adapted.items(), gradients, strict=True)
         }
         return moved, value.detach()
@@ -76,11 +85,21 @@ def clipped(gradients: Sequence[Tensor], norm: float | None) -> tuple[Tensor, ..
     return tuple(gradient * scale for gradient in gradients)
 
 
-@contextmanager
-def double_backward() -> Iterator[None]:
-    """Compute attention by matrix products: the fused kernels of SDPA have no second derivative."""
-    with sdpa_kernel(SDPBackend.MATH):
-        yield
+def transformed(gradient: Tensor, shared: Parameters, name: str) -> Tensor:
+    """Return LᵀL G RᵀR for the gradient G of a parameter with learned factors L and R; G where it has none.
+
+    Arnold et al. 2021, "When MAML Can Adapt Fast and How to Assist When It Cannot" (arXiv:1910.13603): a transform of
+    the whole gradient whose matrix is a Kronecker product, and positive semi-definite.
+
+    Args:
+        gradient: G, ``[n, m]`` or ``[n]``.
+        shared: May have ``left:NAME``, L, ``[n, n]``, and ``right:NAME``, R, ``[m, m]``.
+        name: NAME.
+    """
+    left, right = shared.get(LEFT + name), shared.get(RIGHT + name)
+    if left is not None:
+        gradient = left.T @ (left @ gradient)
+    return gradient if right is None else (gradient @ right.T) @ right
 
 
 def unroll(

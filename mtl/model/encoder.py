@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from mtl.config import EncoderConfig
 from mtl.data.features import Tokenizer
 from mtl.errors import ConfigError, EncoderError, did_you_mean
 from mtl.files import write_atomic
+from mtl.model.precision import Precision, computing
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 _LOG = logging.getLogger(__name__)
@@ -98,15 +99,6 @@ def _groups(mask: Tensor) -> list[tuple[Tensor, int]] | None:
     return [(order[start:end], ordered[start]) for start, end in zip(starts, [*starts[1:], len(ordered)], strict=True)]
 
 
-@cache
-def has_bfloat16(device: torch.device) -> bool:
-    """Tell whether the processor multiplies in bfloat16 faster than in float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
-
-
 class _Reached(Exception):  # noqa: N818  # not an error
     """Ends a pass at the layer where the trunk ends."""
 
@@ -130,7 +122,7 @@ class Encoder(nn.Module):
         backbone: Any,
         tokenizer: Tokenizer,
         pooling: Literal["mean", "cls", "max"],
-        precision: Literal["fp32", "bf16", "auto"] = "fp32",
+        precision: Precision = "fp32",
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -197,10 +189,9 @@ class Encoder(nn.Module):
 
     def _run(self, inputs: Mapping[str, Tensor]) -> Tensor:
         device = inputs["attention_mask"].device
-        in_bfloat16 = self.precision == "bf16" or (self.precision == "auto" and has_bfloat16(device))
-        with torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16):
+        with computing(self.precision, device):
             states: Tensor = self.backbone(**inputs).last_hidden_state
-        return states.float() if in_bfloat16 else states  # a model in float64 stays so
+        return states.float() if states.dtype is torch.bfloat16 else states  # a model in float64 stays so
 
     @contextmanager
     def _cut(self, states: Tensor, depth: int) -> Iterator[None]:

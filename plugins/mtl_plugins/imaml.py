@@ -12,9 +12,10 @@ from torch import Tensor
 from mtl.data.episodes import Episode
 from mtl.episodic.gradient_based import BIAS, WEIGHT, GradientBased, refuse_learned_rates, with_gradient
 from mtl.meta.implicit import Vector, conjugate_gradient
-from mtl.meta.inner import Loss, Parameters, double_backward
+from mtl.meta.inner import Loss, Parameters
 from mtl.meta.reader import Reader
 from mtl.model.multitask import MultiTaskModel
+from mtl.model.precision import attention_by_products
 
 
 @dataclass
@@ -68,7 +69,7 @@ class IMAML(GradientBased):
         with torch.no_grad():
             states = reader.trunk(episode.support)
         shared = ({} if states is None else {"states": states}) | {name: p.detach() for name, p in self._beside.items()}
-        with double_backward():
+        with attention_by_products():
             slope = torch.autograd.grad(plain(ends, shared), [ends[name] for name in names], create_graph=True)
 
         def product(vector: Vector) -> Vector:

@@ -7,7 +7,8 @@ import torch
 from torch.func import grad, vmap
 from torch.nn.functional import layer_norm
 
-from mtl.meta.inner import RATE, Descent, Trace, double_backward, split, unroll
+from mtl.meta.inner import RATE, Descent, Trace, split, unroll
+from mtl.model.precision import attention_by_products
 
 ORDERS = pytest.mark.parametrize("order", ["store", "recompute"])
 RATE_OF = 0.1
@@ -213,7 +214,7 @@ def test_fused_attention_has_no_second_derivative_and_the_inner_loop_has():
             return last["q"].sum()
 
         assert torch.autograd.gradcheck(whole, q)
-    with double_backward():
+    with attention_by_products():
         assert torch.autograd.gradgradcheck(lambda q: loss({"q": q}, {}), q)
 
 

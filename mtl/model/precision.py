@@ -1,0 +1,47 @@
+"""How a pass of the encoder is computed: in which precision, and attention by which kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from typing import Literal
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+Precision = Literal["fp32", "bf16", "auto"]
+
+
+@cache
+def has_bfloat16(device: torch.device) -> bool:
+    """Tell whether the processor multiplies in bfloat16 faster than in float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
+def in_bfloat16(precision: Precision, device: torch.device) -> bool:
+    """Tell whether a pass is computed in bfloat16."""
+    return precision == "bf16" or (precision == "auto" and has_bfloat16(device))
+
+
+@contextmanager
+def attention_by_products() -> Iterator[None]:
+    """Compute attention by matrix products, not by the fused kernels, which have no second derivative."""
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+@contextmanager
+def computing(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Compute the encoder in a precision, with the attention that suits it.
+
+    The fused kernel for CPUs is slow on the way back in bfloat16: for short sequences a pass forth and back takes more
+    than twice as long with it as with matrix products.
+    """
+    low = in_bfloat16(precision, device)
+    slow = low and device.type == "cpu" and torch.is_grad_enabled()
+    with attention_by_products() if slow else nullcontext(), torch.autocast(device.type, torch.bfloat16, enabled=low):
+        yield

@@ -1,0 +1,44 @@
+"""In which precision a pass is computed, and by which kernels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from torch.profiler import ProfilerActivity, profile
+
+from mtl.model.precision import attention_by_products, computing, in_bfloat16
+
+CPU = torch.device("cpu")
+
+
+def kernels_of_attention(precision, *, gradients):
+    """Names of what a call of attention runs."""
+    query = torch.randn(2, 2, 8, 16)
+    with profile(activities=[ProfilerActivity.CPU]) as seen, torch.set_grad_enabled(gradients), computing(precision, CPU):
+        scaled_dot_product_attention(query, query, query)
+    return {event.key for event in seen.key_averages()}
+
+
+@pytest.mark.parametrize(("precision", "gradients", "fused"), [("bf16", True, False), ("bf16", False, True), ("fp32", True, True)])
+def test_attention_is_fused_but_where_its_way_back_is_slow(precision, gradients, fused):
+    names = kernels_of_attention(precision, gradients=gradients)
+    assert ("aten::_scaled_dot_product_flash_attention_for_cpu" in names) is fused
+    assert ("aten::_scaled_dot_product_attention_math" in names) is not fused
+
+
+def test_attention_by_products_has_a_second_derivative():
+    query = torch.randn(1, 1, 3, 4, requires_grad=True)
+    with attention_by_products():
+        found = scaled_dot_product_attention(query, query, query).pow(2).sum()
+    (slope,) = torch.autograd.grad(found, query, create_graph=True)
+    slope.pow(2).sum().backward()
+    assert torch.isfinite(query.grad).all()
+
+
+@pytest.mark.parametrize(("precision", "low"), [("fp32", False), ("bf16", True)])
+def test_precision_is_what_is_asked_for(precision, low):
+    assert in_bfloat16(precision, CPU) is low
+    with computing(precision, CPU):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype is (torch.bfloat16 if low else torch.float32)
