@@ -44,6 +44,7 @@ class GradientBased(EpisodicStrategy):
     Args:
         steps: Inner steps K.
         rate: Inner learning rate α, or where learned rates start.
+        head_rate: The same of the head. Default: ``rate``.
         adapt: What the inner loop moves beside the head: ``head`` (nothing), the last N layers,
             ``norms-and-biases``, ``lora`` or ``all``.
         embeddings: Whether ``all`` has the embeddings in it.
@@ -63,6 +64,7 @@ class GradientBased(EpisodicStrategy):
 
     steps: Count = 5
     rate: Positive = 0.02
+    head_rate: Positive | None = None
     adapt: Adapted = "all"
     embeddings: bool = False
     layer_norms: bool = False
@@ -97,27 +99,31 @@ class GradientBased(EpisodicStrategy):
         if self.head == "learned":
             for reader in self._readers.values():
                 self._learned[_START + reader.kind.task.kind] = nn.Parameter(torch.zeros(reader.size + 1, device=device))
-        for name, shape in self._shapes_of_rates().items():
-            self._learned[RATE + name] = nn.Parameter(torch.full(shape, self.rate, device=device))
+        self.descent = Descent(self.rate, self.clip, dict.fromkeys((WEIGHT, BIAS), self.head_rate or self.rate))
+        for name, (shape, rate) in self._starts_of_rates().items():
+            self._learned[RATE + name] = nn.Parameter(torch.full(shape, rate, device=device))
         order = "first derivatives only" if not self.exact else f"second derivatives, {self.memory}, attention by math kernels"
         _LOG.info("inner loop: %d tensors of %d layers adapted; %s", len(scope.names), self._layers(model), order)
 
     def _layers(self, model: MultiTaskModel) -> int:
         return len(model.encoder.layers()) - max(self._scope.depth, 0)
 
-    def _shapes_of_rates(self) -> dict[str, tuple[int, ...]]:
+    def _starts_of_rates(self) -> dict[str, tuple[tuple[int, ...], float]]:
+        """Return shape and first value of every learned rate."""
+        names, rate_of = (*self.adapted, WEIGHT, BIAS), self.descent.rate_of
         if self.rates == "fixed":
             return {}
-        if self.rates == "element":
-            shapes = {_key(name): (1, *p.shape) for name, p in self.adapted.items()}
-            return shapes | {_key(WEIGHT): (1,), _key(BIAS): (1,)}  # the number of classes may change
+        if self.rates == "element":  # a scalar for the head, as the number of classes may change
+            shapes = {name: (1, *self.adapted[name].shape) if name in self.adapted else (1,) for name in names}
+            return {module_key(name): (shape, rate_of(name)) for name, shape in shapes.items()}
         steps = self.steps if self.rates == "layer-step" else 1
-        return {_key(_layer_of(name)): (steps,) for name in (*self.adapted, WEIGHT)}
+        return {module_key(_layer_of(name)): ((steps,), rate_of(name)) for name in names}
 
-    def _rates_at(self, step: int) -> Parameters:
+    def rule_at(self, step: int) -> Parameters:
+        """Return what the update rule of a step has learned; see :class:`mtl.meta.inner.Descent`."""
         if self.rates == "fixed":
             return {}
-        key = _key if self.rates == "element" else lambda name: _key(_layer_of(name))
+        key = module_key if self.rates == "element" else lambda name: module_key(_layer_of(name))
         found = {name: self._learned[RATE + key(name)] for name in (*self.adapted, WEIGHT, BIAS)}
         return {RATE + name: rate[min(step, len(rate) - 1)] for name, rate in found.items()}
 
@@ -157,8 +163,8 @@ class GradientBased(EpisodicStrategy):
         yield from unroll(
             self.support_loss(reader, episode),
             theta,
-            lambda step: {**fixed, **self._rates_at(step)},
-            Descent(self.rate, self.clip),
+            lambda step: {**fixed, **self.rule_at(step)},
+            self.descent,
             steps or self.steps,
             order,
             trace,
@@ -271,5 +277,6 @@ def _layer_of(name: str) -> str:
     return "head" if name in (WEIGHT, BIAS) else ".".join(parts[: number + 1]) if number is not None else "embeddings"
 
 
-def _key(name: str) -> str:
+def module_key(name: str) -> str:
+    """Return a parameter's name as one that a module may have."""
     return name.replace(".", "/")

@@ -16,6 +16,7 @@ def mtl_register_strategies(register: Register) -> None:
     register("fomaml", "mtl_plugins.fomaml:FOMAML")
     register("imaml", "mtl_plugins.imaml:IMAML")
     register("joint", "mtl_plugins.joint:Joint")
+    register("kfo", "mtl_plugins.kfo:KFO")
     register("maml", "mtl_plugins.maml:MAML")
     register("matching", "mtl_plugins.matching_network:MatchingNetwork")
     register("meta-sgd", "mtl_plugins.meta_sgd:MetaSGD")

@@ -123,6 +123,19 @@ def test_anil_differentiates_through_the_inner_loop_of_the_head(encoder_folder):
     assert error(world.gradients(strategy, episode), gradients_of(loss, other.encoder.named_parameters())) <= 1e-6
 
 
+@BOTH
+def test_the_head_can_have_an_inner_rate_of_its_own(encoder_folder, memory):
+    world, other = make_world(encoder_folder), make_world(encoder_folder, attention="eager")
+    episode = world.episode()
+    strategy = world.prepared(MAML(steps=3, rate=0.02, head_rate=0.2, memory=memory, clip=None))
+
+    def rate_of(name, step):
+        return 0.2 if name.startswith("head") else 0.02
+
+    loss = plain_maml(other.encoder, strategy.adapted, episode, steps=3, rate=None, rate_of=rate_of)
+    assert error(world.gradients(strategy, episode), gradients_of(loss, other.encoder.named_parameters())) <= 1e-6
+
+
 def layer(name):
     return name.partition("layer.")[2][:1] or "head"
 
