@@ -48,7 +48,11 @@ def test_the_error_says_how_to_install_learn2learn(encoder_folder, monkeypatch):
         make_world(encoder_folder).prepared(MAML(backend="learn2learn"))
 
 
-@pytest.mark.parametrize("options", [{"head": "learned"}, {"rates": "layer"}, {"head_rate": 0.1}, {"multi_step": 0.5}, {"dropout": True}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"head": "learned"}, {"rates": "layer"}, {"head_rate": 0.1}, {"multi_step": 0.5}, {"dropout": True}],
+    ids=str,
+)
 def test_what_learn2learn_cannot_do_is_refused(encoder_folder, options):
     with pytest.raises(ConfigError, match=next(iter(options))):
         make_world(encoder_folder, dtype=torch.float32).prepared(MAML(backend="learn2learn", **options))

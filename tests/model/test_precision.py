@@ -20,7 +20,9 @@ def kernels_of_attention(precision, *, gradients):
     return {event.key for event in seen.key_averages()}
 
 
-@pytest.mark.parametrize(("precision", "gradients", "fused"), [("bf16", True, False), ("bf16", False, True), ("fp32", True, True)])
+@pytest.mark.parametrize(
+    ("precision", "gradients", "fused"), [("bf16", True, False), ("bf16", False, True), ("fp32", True, True)]
+)
 def test_attention_is_fused_but_where_its_way_back_is_slow(precision, gradients, fused):
     names = kernels_of_attention(precision, gradients=gradients)
     assert ("aten::_scaled_dot_product_flash_attention_for_cpu" in names) is fused
