@@ -1,0 +1,45 @@
+"""The example of LEOPARD: all targets are asked after joint training on other tasks, with a tiny encoder and few rows."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from conftest import ROOT, SHARED, needs_shared
+
+import mtl
+
+EXAMPLE = ROOT / "examples" / "leopard.yaml"
+
+
+@needs_shared
+def test_the_example_of_leopard_runs(encoder_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA", str(SHARED))
+    values = yaml.safe_load(EXAMPLE.read_text())
+    for task in values["tasks"]:
+        task["max_rows"] = {"train": 208, "validation": 208, "test": 30}  # 13 labels of 16 rows
+    small = tmp_path / "leopard.yaml"
+    values["targets"] |= {"shots": [4]}
+    small.write_text(yaml.safe_dump(values))
+    overrides = [
+        f"encoder.name={encoder_folder}",
+        "encoder.max_length=32",
+        f"output={tmp_path}",
+        "targets.protocol.splits=2",
+        "sources=[sst2, sick]",
+        "budget={examples_per_task: 32}",
+        "evaluation.times=0",
+        "threads=1",
+    ]
+    finished = mtl.load_experiment(small, overrides).run()
+    none, joint = (next(iter(run["results"]["targets"].values()))["figures"] for run in finished.runs)
+    assert list(none) == list(joint) == values["targets"]["tasks"]
+    assert len(none) == 10
+    for found in (none, joint):
+        assert all(len(by["prototype"]["4"]) == 2 for by in found.values())
+
+
+@pytest.mark.parametrize("name", ["leopard", "few_shot_intents"])
+def test_no_target_is_among_the_sources(name):
+    values = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text())
+    assert set(values["targets"]["tasks"]) <= {task["name"] for task in values["tasks"]}
+    assert not set(values.get("sources", [])) & set(values["targets"]["tasks"])
