@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mtl.data.features import Features, Ragged, Tokenized
 from mtl.kind import TaskKind
@@ -105,6 +106,15 @@ def collate(rows: Mapping[str, RowIds], features: Mapping[str, Features], kinds:
         if part.index is not None and torch.equal(part.index, everything):
             parts[name] = replace(part, index=None)
     return Batch(_pad(chosen), parts)
+
+
+def join_inputs(batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """Put the sequences of several batches one after the other, padded to the longest of all."""
+    longest = max(batch.inputs["attention_mask"].shape[1] for batch in batches)
+    return {
+        name: torch.cat([pad(batch.inputs[name], (0, longest - batch.inputs[name].shape[1])) for batch in batches])
+        for name in batches[0].inputs
+    }
 
 
 def columns_of(features: Features) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mtl.data.batches import Batch
 from mtl.data.episodes import Episode
-from mtl.episodic.learner import Answerer, EpisodicStrategy, describe, make_readers
+from mtl.episodic.learner import EpisodicStrategy, describe, make_readers
 from mtl.errors import ConfigError, TrainingError
 from mtl.meta.closed_form import Linear
 from mtl.meta.inner import RATE, Descent, Loss, Order, Parameters, Trace, unroll
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mtl.transfer.adaptation import Adaptation
 
 _LOG = logging.getLogger(__name__)
+#: Gives the outputs of a batch's rows, ``[rows, ..., outputs of the episode]``.
+Answerer = Callable[[Batch], Tensor]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -205,13 +207,10 @@ class GradientBased(EpisodicStrategy):
 
         return answer
 
-    def learn(self, reader: Reader, episode: Episode) -> Answerer:
-        *_, theta = self.unroll(reader, episode, self.order)
-        return self.answerer(reader, theta)
-
     def episode_loss(self, reader: Reader, episode: Episode) -> Tensor:
         if self._progress >= self.multi_step:
-            return super().episode_loss(reader, episode)
+            *_, theta = self.unroll(reader, episode, self.order)
+            return reader.loss(self.answerer(reader, theta)(episode.query), episode.query, episode.outputs)
         early = (1 - self._progress / self.multi_step) / self.steps
         losses = [
             reader.loss(self.answerer(reader, theta)(episode.query), episode.query, episode.outputs)

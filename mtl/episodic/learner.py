@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
-from mtl.data.batches import Batch
 from mtl.data.episodes import Episode
 from mtl.errors import ConfigError, TrainingError
 from mtl.kind import TaskKind
-from mtl.meta.closed_form import Names
 from mtl.meta.reader import Reader, Trunk
 from mtl.training.draws import Draws, Episodes
 from mtl.training.strategy import Draw, StepReport, Strategy
@@ -24,9 +21,6 @@ if TYPE_CHECKING:
     from mtl.model.inference import TaskData
     from mtl.model.multitask import MultiTaskModel
     from mtl.training.sampler import Sampler
-
-#: Gives the outputs of a batch's rows, ``[rows, ..., outputs of the episode]``.
-Answerer = Callable[[Batch], Tensor]
 
 
 class EpisodicStrategy(Strategy):
@@ -66,10 +60,6 @@ class EpisodicStrategy(Strategy):
     def draws(self, data: Mapping[str, TaskData], sampler: Sampler, config: ExperimentConfig, examples: int) -> Draws:
         return Episodes(data, sampler, config, examples)
 
-    @abstractmethod
-    def learn(self, reader: Reader, episode: Episode) -> Answerer:
-        """Learn from an episode's support; what comes back is differentiable by all that is trained."""
-
     def fill_gradients(self, model: MultiTaskModel, draw: Draw) -> StepReport:
         report = StepReport()
         counts: dict[str, int] = {}
@@ -83,10 +73,9 @@ class EpisodicStrategy(Strategy):
         report.weights = {task: count / len(draw) for task, count in counts.items()}
         return report
 
+    @abstractmethod
     def episode_loss(self, reader: Reader, episode: Episode) -> Tensor:
-        """Return the loss on an episode's queries, ``[]``."""
-        answer = self.learn(reader, episode)
-        return reader.loss(answer(episode.query), episode.query, episode.outputs)
+        """Return the loss on an episode's queries, ``[]``, differentiable by all that is trained."""
 
 
 def make_readers(model: MultiTaskModel, trunk: Trunk) -> dict[str, Reader]:
@@ -96,23 +85,6 @@ def make_readers(model: MultiTaskModel, trunk: Trunk) -> dict[str, Reader]:
         ConfigError: If a task cannot be learned in episodes.
     """
     return {name: Reader(model.encoder, kind, model.head(name), trunk) for name, kind in model.kinds.items()}
-
-
-def read_support(reader: Reader, episode: Episode) -> tuple[Tensor, Tensor]:
-    """Return the support's features, ``[units, features]``, and answers, ``[units]``."""
-    features = reader.features(episode.support)
-    answers = reader.answers(episode.support, episode.outputs)
-    if not answers.is_floating_point():
-        features, answers = features[answers >= 0], answers[answers >= 0]
-    return features, answers
-
-
-def read_names(reader: Reader, names: Batch | None, weight: float) -> Names | None:
-    """Return the vectors of the classes' names; ``None`` if there are none."""
-    if names is None:
-        return None
-    part = next(iter(names.parts.values()))
-    return Names(normalize(reader.encoder(names.inputs).of(part.index).pooled, dim=-1), weight)
 
 
 def need_classes(reader: Reader, method: str) -> None:

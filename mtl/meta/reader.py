@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from torch.nn.functional import normalize
 
-from mtl.data.batches import Batch, Part
+from mtl.data.batches import Batch, Part, join_inputs
+from mtl.data.episodes import Episode
 from mtl.errors import ConfigError
 from mtl.kind import TaskKind
-from mtl.model.encoder import Encoder
+from mtl.model.encoder import Encoded, Encoder
 from mtl.model.heads import LinearHead
 
 _CACHE_BYTES = 2**31
@@ -68,6 +71,35 @@ class Trunk:
         return torch.nn.functional.pad(padded, (0, 0, 0, short)) if short else padded
 
 
+@dataclass(frozen=True)
+class Reading:
+    """An episode as an encoder sees it; features are of length 1.
+
+    Attributes:
+        support: Features of what has an answer in the support, ``[units, features]``.
+        answers: Places among the episode's outputs, or values, ``[units]``.
+        query: Features of the queries, ``[rows, ..., features]``, where they were asked for.
+        names: Vectors of the classes' names, ``[ways, features]``, where the episode has them.
+    """
+
+    support: Tensor
+    answers: Tensor
+    query: Tensor | None
+    names: Tensor | None
+
+
+def encode_together(encoder: Encoder, batches: Sequence[Batch]) -> list[Encoded]:
+    """Encode several batches in one pass."""
+    encoded = encoder(join_inputs(batches))
+    found, start = [], 0
+    for batch in batches:
+        count, tokens = batch.inputs["attention_mask"].shape
+        rows = slice(start, start + count)
+        found.append(Encoded(encoded.states[rows, :tokens], encoded.mask[rows, :tokens], encoded.pooled[rows]))
+        start += count
+    return found
+
+
 class Reader:
     """Reads the rows of one task into features of length 1, and compares answers.
 
@@ -113,8 +145,28 @@ class Reader:
             encoded = functional_call(self.encoder, dict(parameters), (batch.inputs,), {"states": states, "depth": depth})
         else:
             encoded = self.encoder(batch.inputs, states, depth)
+        return self._features_of(batch, encoded)
+
+    def _features_of(self, batch: Batch, encoded: Encoded) -> Tensor:
         part = self.part(batch)
         return self.head.features(encoded.of(part.index), part.columns, unit=True)
+
+    def read(self, episode: Episode, *, queries: bool = True) -> Reading:
+        """Read an episode, its support, its queries and its names, in one pass of the whole encoder."""
+        batches = [episode.support]
+        batches += [episode.query] if queries else []
+        batches += [] if episode.names is None else [episode.names]
+        encoded = encode_together(self.encoder, batches)
+        support = self._features_of(episode.support, encoded[0])
+        answers = self.answers(episode.support, episode.outputs)
+        if not answers.is_floating_point():
+            support, answers = support[answers >= 0], answers[answers >= 0]
+        query = self._features_of(episode.query, encoded[1]) if queries else None
+        names = None
+        if episode.names is not None:
+            (part,) = episode.names.parts.values()
+            names = normalize(encoded[-1].of(part.index).pooled, dim=-1)
+        return Reading(support, answers, query, names)
 
     def answers(self, batch: Batch, outputs: tuple[int, ...]) -> Tensor:
         """Return places among ``outputs`` (−100 for none), or values; ``[rows, ...]``."""

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
+from torch import Tensor
 
-from mtl.data.episodes import Episode
-from mtl.episodic.learner import Answerer, EpisodicStrategy, read_support
+from mtl.episodic.metric import MetricLearner
 from mtl.meta.closed_form import matching
-from mtl.meta.reader import Reader
+from mtl.meta.reader import Reading
 from mtl.model.multitask import MultiTaskModel
 from mtl_plugins.matching import Matching
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class MatchingNetwork(EpisodicStrategy):
+class MatchingNetwork(MetricLearner):
     """Train the encoder so that the support rows nearest to a query have its answer.
 
     Vinyals et al. 2016, "Matching Networks for One Shot Learning" (arXiv:1606.04080), equation 1, without full
@@ -36,10 +36,8 @@ class MatchingNetwork(EpisodicStrategy):
         super().prepare(model)
         self.learn_factor("scale", self.scale)
 
-    def learn(self, reader: Reader, episode: Episode) -> Answerer:
-        features, answers = read_support(reader, episode)
-        outputs, scale = len(episode.outputs), self.factor("scale")
-        return lambda batch: matching(features, answers, outputs, reader.features(batch), scale)
+    def answer(self, reading: Reading, queries: Tensor, outputs: int) -> Tensor:
+        return matching(reading.support, reading.answers, outputs, queries, self.factor("scale"))
 
     def adaptation(self, episodes: EpisodesConfig) -> Adaptation:
         return Matching(scale=float(self.factor("scale").detach()))

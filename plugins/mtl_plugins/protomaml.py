@@ -9,8 +9,8 @@ from pydantic import Field
 
 from mtl.data.episodes import Episode
 from mtl.episodic.gradient_based import GradientBased
-from mtl.episodic.learner import need_classes, read_names, read_support
-from mtl.meta.closed_form import Linear, nearest_by_distance, prototypes
+from mtl.episodic.learner import need_classes
+from mtl.meta.closed_form import Linear, Names, nearest_by_distance, prototypes
 from mtl.meta.reader import Reader
 from mtl.model.multitask import MultiTaskModel
 
@@ -34,8 +34,8 @@ class ProtoMAML(GradientBased):
             need_classes(reader, "protomaml")
 
     def start(self, reader: Reader, episode: Episode) -> Linear:
-        features, answers = read_support(reader, episode)
-        names = read_names(reader, episode.names, self.name_weight)
-        means = prototypes(features, answers, len(episode.outputs), names)
+        reading = reader.read(episode, queries=False)
+        names = None if reading.names is None else Names(reading.names, self.name_weight)
+        means = prototypes(reading.support, reading.answers, len(episode.outputs), names)
         linear = nearest_by_distance(means, 1.0)
         return Linear(linear.weight, self.scale * linear.bias)

@@ -6,23 +6,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
+from torch import Tensor
 
-from mtl.data.episodes import Episode
-from mtl.episodic.learner import Answerer, EpisodicStrategy, need_classes, read_names, read_support
-from mtl.meta.closed_form import nearest_by_cosine, nearest_by_distance, prototypes
-from mtl.meta.reader import Reader
+from mtl.episodic.learner import need_classes
+from mtl.episodic.metric import MetricLearner
+from mtl.meta.closed_form import Names, prototypes
+from mtl.meta.reader import Reading
 from mtl.model.multitask import MultiTaskModel
-from mtl_plugins.prototype import Prototype
+from mtl_plugins.prototype import NEAREST, Prototype
 
 if TYPE_CHECKING:
     from mtl.config import EpisodesConfig
     from mtl.transfer.adaptation import Adaptation
 
-_NEAREST = {"cosine": nearest_by_cosine, "euclidean": nearest_by_distance}
-
 
 @dataclass
-class ProtoNet(EpisodicStrategy):
+class ProtoNet(MetricLearner):
     """Train the encoder so that a query is nearest to the mean of its class's support.
 
     Snell et al. 2017, "Prototypical Networks for Few-shot Learning" (arXiv:1703.05175), equations 1 and 2. Features
@@ -44,12 +43,10 @@ class ProtoNet(EpisodicStrategy):
             need_classes(reader, "protonet")
         self.learn_factor("scale", self.scale)
 
-    def learn(self, reader: Reader, episode: Episode) -> Answerer:
-        features, answers = read_support(reader, episode)
-        names = read_names(reader, episode.names, self.name_weight)
-        means = prototypes(features, answers, len(episode.outputs), names)
-        head = _NEAREST[self.metric](means, self.factor("scale"))
-        return lambda batch: head(reader.features(batch))
+    def answer(self, reading: Reading, queries: Tensor, outputs: int) -> Tensor:
+        names = None if reading.names is None else Names(reading.names, self.name_weight)
+        means = prototypes(reading.support, reading.answers, outputs, names)
+        return NEAREST[self.metric](means, self.factor("scale"))(queries)
 
     def adaptation(self, episodes: EpisodesConfig) -> Adaptation:
         return Prototype(metric=self.metric, name_weight=self.name_weight if episodes.names else 0.0)

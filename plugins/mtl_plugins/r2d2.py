@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
+from torch import Tensor
 
-from mtl.data.episodes import Episode
-from mtl.episodic.learner import Answerer, EpisodicStrategy, read_support
+from mtl.episodic.metric import MetricLearner
 from mtl.meta.closed_form import as_targets, ridge
-from mtl.meta.reader import Reader
+from mtl.meta.reader import Reading
 from mtl.model.multitask import MultiTaskModel
 from mtl_plugins.ridge import Ridge
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class R2D2(EpisodicStrategy):
+class R2D2(MetricLearner):
     """Train the encoder through a ridge regression on the support; penalty and scale of the logits are learned.
 
     Bertinetto et al. 2019, "Meta-learning with differentiable closed-form solvers" (arXiv:1805.08136), section 3.2.
@@ -38,11 +38,10 @@ class R2D2(EpisodicStrategy):
         self.learn_factor("penalty", self.penalty)
         self.learn_factor("scale", self.scale)
 
-    def learn(self, reader: Reader, episode: Episode) -> Answerer:
-        features, answers = read_support(reader, episode)
-        head = ridge(features, as_targets(answers, len(episode.outputs), features.dtype), self.factor("penalty"))
-        scale = 1.0 if answers.is_floating_point() else self.factor("scale")
-        return lambda batch: scale * head(reader.features(batch))
+    def answer(self, reading: Reading, queries: Tensor, outputs: int) -> Tensor:
+        targets = as_targets(reading.answers, outputs, reading.support.dtype)
+        head = ridge(reading.support, targets, self.factor("penalty"))
+        return head(queries) if reading.answers.is_floating_point() else self.factor("scale") * head(queries)
 
     def adaptation(self, episodes: EpisodesConfig) -> Adaptation:
         return Ridge(penalty=float(self.factor("penalty").detach()))
