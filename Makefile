@@ -18,7 +18,8 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The first two need DATA=path/to/data with trec/ and subj/ in it; the results are appended to benchmarks/results.
+# About half an hour on a quiet machine. The first two need DATA=path/to/data with trec/ and subj/ in it, the last needs
+# learn2learn; the results are appended to benchmarks/results.
 bench: $(STAMP)
 	@test -d "$(DATA)" || { echo "Say where the data are: make bench DATA=path/to/data" >&2; exit 1; }
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
@@ -26,6 +27,7 @@ bench: $(STAMP)
 	DATA="$(DATA)" $(BIN)/python benchmarks/hf_trainer.py
 	$(BIN)/python benchmarks/predict_heads.py
 	$(BIN)/python benchmarks/memory_tasks.py
+	$(BIN)/python benchmarks/meta.py
 
 $(STAMP): pyproject.toml constraints.txt scripts/install.sh
 	$(PYTHON) -m venv $(VENV)

@@ -220,7 +220,7 @@ def summary(outcomes: Mapping[str, list[Outcome]]) -> tuple[list[list[str]], dic
 
 def main() -> None:
     parser = measuring.parser(__doc__)
-    parser.add_argument("--epochs", type=float, default=1.0, help="passes over the 12,885 training rows")
+    parser.add_argument("--epochs", type=float, default=0.2, help="passes over the 12,885 training rows")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=2e-4, help="peak rate of encoder and heads")
     parser.add_argument("--warm-up", type=int, default=5, help="steps of the warm-up of each side")

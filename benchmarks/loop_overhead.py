@@ -180,10 +180,10 @@ def measure(options: argparse.Namespace, mixed: bool) -> dict[str, Any]:
 
 def main() -> None:
     parser = measuring.parser(__doc__)
-    parser.add_argument("--steps", type=int, default=60, help="optimiser steps of one training")
+    parser.add_argument("--steps", type=int, default=30, help="optimiser steps of one training")
     parser.add_argument("--warm-up", type=int, default=5, help="steps of the warm-up of each side")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.set_defaults(repeats=9)
+    parser.set_defaults(repeats=5)
     options = parser.parse_args()
     torch.set_num_threads(measuring.THREADS)
     figures = {name: measure(options, mixed) for name, mixed in (("homogeneous", False), ("mixed", True))}

@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, nargs="+", default=[2, 5, 10, 20, 50], help="numbers of tasks")
     parser.add_argument("--warm-up", type=int, default=1, help="rounds that are not counted")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
-    parser.set_defaults(repeats=3)
+    parser.set_defaults(repeats=2)
     options = parser.parse_args()
     if options.child:
         print(json.dumps(child(options.child)))

@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=512)
     parser.add_argument("--warm-up", type=int, default=1, help="calls that are not counted")
     parser.add_argument("--profile", action="store_true", help="print where the time of one call goes, and measure nothing")
-    parser.set_defaults(repeats=11)
+    parser.set_defaults(repeats=7)
     options = parser.parse_args()
     torch.set_num_threads(measuring.THREADS)
     plugins = load_plugins()

@@ -7,7 +7,6 @@ from dataclasses import replace
 from mtl.data.episodes import EpisodeRows, collate_episode
 from mtl.episodic.gradient_based import BIAS, WEIGHT, GradientBased
 from mtl.meta.closed_form import Linear
-from mtl.meta.reader import Reader
 from mtl.transfer.adaptation import Adaptation, LinearPredictor, Predictor, need_support
 from mtl.transfer.space import Space, evaluating
 
@@ -25,7 +24,7 @@ class InnerLoop(Adaptation):
 
     def adapt(self, space: Space, episode: EpisodeRows) -> Predictor:
         need_support(space, episode)
-        reader = Reader(space.encoder, space.kind, space.reader.head, self.strategy.trunk)
+        reader = space.reader_above(self.strategy.trunk.depth)
         with evaluating(space.encoder):
             names = space.target.names if self.names else None
             alone = replace(episode, query=episode.support)  # the queries are not looked at, and may be many
@@ -33,4 +32,4 @@ class InnerLoop(Adaptation):
             *_, theta = self.strategy.unroll(reader, ready, "first")
         own = {name: theta[name].detach() for name in self.strategy.adapted}
         head = Linear(self.strategy.scale * theta[WEIGHT].detach(), theta[BIAS].detach())
-        return LinearPredictor(space, head, own)
+        return LinearPredictor(space, head, own, reader.trunk.depth)

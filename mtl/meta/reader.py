@@ -22,18 +22,19 @@ _CACHE_BYTES = 2**31
 
 
 class Trunk:
-    """The layers below the adapted ones. If nothing in them is trained, a sequence goes through them once a run.
+    """The layers below the adapted ones. If nothing in them is trained, a sequence goes through them once.
 
     Args:
         encoder: The encoder.
         depth: The first layer above the trunk; −1 for an encoder whose embeddings are adapted: there is no trunk.
+        still: Whether nothing in it is trained as long as it is used, whatever its parameters say.
     """
 
-    def __init__(self, encoder: Encoder, depth: int) -> None:
+    def __init__(self, encoder: Encoder, depth: int, *, still: bool = False) -> None:
         self.encoder, self.depth = encoder, depth
         above = {id(parameter) for layer in encoder.layers()[max(depth, 0) :] for parameter in layer.parameters()}
         self.parameters = [] if depth < 0 else [p for p in encoder.parameters() if id(p) not in above]
-        self.frozen = not any(parameter.requires_grad for parameter in self.parameters)
+        self.frozen = still or not any(parameter.requires_grad for parameter in self.parameters)
         self._seen: dict[bytes, Tensor] = {}
         self._bytes = 0
 
@@ -44,7 +45,7 @@ class Trunk:
         if not self.frozen:
             with torch.set_grad_enabled(differentiable):
                 return self.encoder.trunk(batch.inputs, self.depth)
-        with torch.no_grad():
+        with torch.inference_mode(mode=False), torch.no_grad():  # what is cached may meet an inner loop later
             return self._cached(batch)
 
     def _cached(self, batch: Batch) -> Tensor:

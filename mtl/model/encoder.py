@@ -7,7 +7,7 @@ import inspect
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from mtl.config import EncoderConfig
 from mtl.data.features import Tokenizer
 from mtl.errors import ConfigError, EncoderError, did_you_mean
 from mtl.files import write_atomic
-from mtl.model.precision import Precision, computing
+from mtl.model.precision import Precision, computing, round_shape
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 _LOG = logging.getLogger(__name__)
@@ -165,6 +165,11 @@ class Encoder(nn.Module):
 
     def trunk(self, inputs: Mapping[str, Tensor], depth: int) -> Tensor:
         """Return the states that enter layer ``depth``, or leave the last one, ``[sequences, tokens, hidden]``."""
+        rows, tokens = inputs["attention_mask"].shape
+        inputs, _ = round_shape(inputs, None, self.precision)
+        return self._below(inputs, depth)[:rows, :tokens]
+
+    def _below(self, inputs: Mapping[str, Tensor], depth: int) -> Tensor:
         if depth == len(self.layers()):
             return self._run(inputs)
         layer = self.layers()[depth]
@@ -182,10 +187,10 @@ class Encoder(nn.Module):
         raise EncoderError(f"Layer {depth} of a {type(self.backbone).__name__} was not reached; its trunk cannot be cut off.")
 
     def _above(self, inputs: Mapping[str, Tensor], states: Tensor | None, depth: int) -> Tensor:
-        if states is None:
-            return self._run(inputs)
-        with self._cut(states, depth):
-            return self._run(inputs)
+        rows, tokens = inputs["attention_mask"].shape
+        inputs, states = round_shape(inputs, states, self.precision)
+        with nullcontext() if states is None else self._cut(states, depth):
+            return self._run(inputs)[:rows, :tokens]
 
     def _run(self, inputs: Mapping[str, Tensor]) -> Tensor:
         device = inputs["attention_mask"].device

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Literal
 
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import pad
 
 Precision = Literal["fp32", "bf16", "auto"]
+_ROWS, _TOKENS = 4, 8
 
 
 @cache
@@ -45,3 +48,25 @@ def computing(precision: Precision, device: torch.device) -> Iterator[None]:
     slow = low and device.type == "cpu" and torch.is_grad_enabled()
     with attention_by_products() if slow else nullcontext(), torch.autocast(device.type, torch.bfloat16, enabled=low):
         yield
+
+
+def round_shape(
+    inputs: Mapping[str, Tensor], states: Tensor | None, precision: Precision
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Pad a batch to whole multiples of 4 sequences and 8 tokens where a pass is in bfloat16 on a CPU.
+
+    There a kernel is compiled, and kept in memory, for every new shape of a product; batches of texts have hundreds of
+    shapes. An added sequence has one token, so that its attention is defined.
+
+    Args:
+        inputs: ``[sequences, tokens]`` each.
+        states: ``[sequences, tokens, hidden]``, or ``None``.
+        precision: Of the pass.
+    """
+    mask = inputs["attention_mask"]
+    rows, tokens = -mask.shape[0] % _ROWS, -mask.shape[1] % _TOKENS
+    if not (rows or tokens) or mask.device.type != "cpu" or not in_bfloat16(precision, mask.device):
+        return dict(inputs), states
+    padded = {name: pad(value, (0, tokens, 0, rows)) for name, value in inputs.items()}
+    padded["attention_mask"][mask.shape[0] :, 0] = 1
+    return padded, None if states is None else pad(states, (0, 0, 0, tokens, 0, rows))

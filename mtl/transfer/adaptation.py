@@ -27,17 +27,19 @@ class LinearPredictor:
         space: The target.
         head: The layer.
         parameters: The encoder's moved parameters, by name.
+        depth: The first layer that they are of; −1 for the embeddings.
     """
 
     space: Space
     head: Linear
     parameters: Parameters = field(default_factory=dict)
+    depth: int = -1
 
     @torch.inference_mode()
     def __call__(self, rows: Sequence[int]) -> Tensor:
         """Return the outputs of rows."""
         if self.parameters:
-            return self.head(self.space.encode(rows, self.parameters))
+            return self.head(self.space.encode(rows, self.parameters, self.depth))
         return self.head(self.space.features[list(rows)])
 
 

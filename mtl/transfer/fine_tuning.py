@@ -11,7 +11,6 @@ from torch import Tensor
 
 from mtl.data.episodes import EpisodeRows, collate_rows
 from mtl.meta.closed_form import Linear, nearest_by_cosine, prototypes
-from mtl.meta.reader import Reader, Trunk
 from mtl.meta.scope import Adapted, scope_of
 from mtl.transfer.adaptation import Adaptation, LinearPredictor, Predictor, need_support
 from mtl.transfer.space import Space, evaluating
@@ -62,10 +61,10 @@ class FineTuning(Adaptation):
         optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
         narrowed, _ = space.rows(episode.support, episode)
         batch = collate_rows(space.kind, narrowed).to(space.device)
-        reader = Reader(space.encoder, space.kind, space.reader.head, Trunk(space.encoder, scope.depth))
+        reader = space.reader_above(scope.depth)
         with evaluating(space.encoder), torch.enable_grad():
+            states = reader.trunk(batch)
             with torch.no_grad():
-                states = space.encoder.trunk(batch.inputs, scope.depth)
                 fixed = reader.features(batch, states)
             for _ in range(self.steps):
                 read = reader.features(batch, states, own) if own else fixed
@@ -74,7 +73,7 @@ class FineTuning(Adaptation):
                 torch.autograd.backward(loss)
                 optimizer.step()
         found = {name: value.detach() for name, value in own.items()}
-        return LinearPredictor(space, Linear(self.scale * head.weight.detach(), head.bias.detach()), found)
+        return LinearPredictor(space, Linear(self.scale * head.weight.detach(), head.bias.detach()), found, scope.depth)
 
     def _start(self, features: Tensor, answers: Tensor, outputs: int) -> Linear:
         if answers.is_floating_point():

@@ -39,8 +39,9 @@ class Space:
     def __init__(self, encoder: Encoder, target: TaskData, pool: Features, *, size: int = 64) -> None:
         self.encoder, self.target, self.pool, self.size = encoder, target, pool, size
         self.kind: TaskKind = target.kind
-        head = self.kind.head(encoder.hidden)
-        self.reader = Reader(encoder, self.kind, head, Trunk(encoder, -1))
+        self._head = self.kind.head(encoder.hidden)
+        self._readers: dict[int, Reader] = {}
+        self.reader = self.reader_above(-1)
 
     @property
     def device(self) -> torch.device:
@@ -65,17 +66,26 @@ class Space:
                 vectors.append(normalize(self.encoder(batch.inputs).of(batch.parts[""].index).pooled, dim=-1))
         return torch.cat(vectors).clone()
 
-    def encode(self, rows: Sequence[int], parameters: Parameters | None = None) -> Tensor:
+    def reader_above(self, depth: int) -> Reader:
+        """Return a reader for adaptations of the layers from ``depth`` on; rows go through those below once."""
+        if depth not in self._readers:
+            trunk = Trunk(self.encoder, depth, still=True)
+            self._readers[depth] = Reader(self.encoder, self.kind, self._head, trunk)
+        return self._readers[depth]
+
+    def encode(self, rows: Sequence[int], parameters: Parameters | None = None, depth: int = -1) -> Tensor:
         """Return the features of rows, ``[rows, ..., features]``.
 
         Args:
             rows: Of the pool.
             parameters: Stand in for the encoder's own, by name.
+            depth: The first layer that they are of; −1 for the embeddings.
         """
+        reader = self.reader_above(depth)
         found: Tensor | None = None
         with torch.inference_mode(), self._evaluating():
             for places_, batch in self.batches(rows):
-                own = self.reader.features(batch, None, parameters)
+                own = reader.features(batch, reader.trunk(batch), parameters)
                 if found is None:
                     words = self.pool.tokenized.first_token.lengths.max() if own.dim() == 3 else None
                     shape = (len(rows), own.shape[-1]) if words is None else (len(rows), int(words), own.shape[-1])

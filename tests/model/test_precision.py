@@ -7,6 +7,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.profiler import ProfilerActivity, profile
 
+from mtl.config import EncoderConfig
+from mtl.model.encoder import load_encoder
 from mtl.model.precision import attention_by_products, computing, in_bfloat16
 
 CPU = torch.device("cpu")
@@ -44,3 +46,25 @@ def test_precision_is_what_is_asked_for(precision, low):
     with computing(precision, CPU):
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype is (torch.bfloat16 if low else torch.float32)
+
+
+def test_a_pass_in_bfloat16_has_few_shapes_and_says_the_same(encoder_folder, monkeypatch):
+    config = EncoderConfig(name=str(encoder_folder), dropout=0.0, precision="bf16")
+    encoder = load_encoder(config, encoder_folder).train()
+    seen = []
+    forward = encoder.backbone.forward
+    monkeypatch.setattr(
+        encoder.backbone, "forward", lambda **inputs: seen.append(tuple(inputs["input_ids"].shape)) or forward(**inputs)
+    )
+    ids = torch.randint(5, 60, (5, 11), generator=torch.Generator().manual_seed(0))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    whole, below = encoder(inputs).pooled, encoder.trunk(inputs, 1)
+    above = encoder(inputs, below, 1).pooled
+    assert seen == [(8, 16)] * 3
+    assert (whole.shape, below.shape) == ((5, 32), (5, 11, 32))
+    encoder.precision = "fp32"
+    for found in (whole, above):
+        torch.testing.assert_close(found, encoder(inputs).pooled, rtol=0.05, atol=0.02)
+    assert seen[3:] == [(5, 11)] * 2
+    whole.sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in encoder.parameters() if p.grad is not None)

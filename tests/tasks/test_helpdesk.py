@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import mtl
 import mtl_tasks.helpdesk as helpdesk
 from mtl.data.sources import load_splits
 from mtl.task import SPLITS
@@ -166,6 +167,24 @@ def test_a_target_task_has_the_messages_of_its_domain_and_5_shots_of_each_intent
     counts = Counter(rows["train"]["label"])
     assert len(counts) == 8
     assert min(counts.values()) >= 5
+
+
+def test_the_demo_runs_with_every_strategy(encoder_folder, tmp_path):
+    overrides = [
+        f"encoder={{name: {encoder_folder}, max_length: 32}}",
+        "budget={examples_per_task: 24}",
+        "evaluation.times=1",
+        "targets.protocol.draws=2",
+        f"output={tmp_path}",
+        "threads=1",
+    ]
+    finished = mtl.load_experiment("demo", overrides).run()
+    assert {run["results"]["strategy"] for run in finished.runs} > {"none", "single", "joint"}
+    for run in finished.runs:
+        for found in run["results"]["targets"].values():
+            assert {target: {*shots} for target, by in found["figures"].items() for shots in by.values()} == {
+                f"helpdesk/intent/{domain}": {"1", "5"} for domain in helpdesk.TARGET_DOMAINS
+            }
 
 
 def test_pairs_use_no_message_of_the_corpus():

@@ -56,6 +56,27 @@ def test_every_row_is_encoded_once_however_many_episodes_it_is_in(encoder, monke
     assert sum(seen) == len(space.pool) == 42
 
 
+@pytest.mark.parametrize("depth", [0, 1])
+def test_adapted_layers_are_run_for_every_episode_and_those_below_once(encoder, depth):
+    space = space_of(encoder)
+    runs = [0] * len(encoder.layers())
+
+    def counting(number):
+        def count(module, arguments):
+            runs[number] += len(arguments[0])
+
+        return count
+
+    for number, layer in enumerate(encoder.layers()):
+        layer.intermediate.register_forward_pre_hook(counting(number))  # not called where the layer is passed over
+    parameters = {name: p for name, p in encoder.named_parameters() if f"layer.{depth}." in name}
+    found = [space.encode([3, 5, 4], parameters, depth) for _ in range(4)]
+    # Layers below the adapted ones see 3 rows in all; those above see them in each of 4 episodes.
+    assert runs == [3 if number < depth else 12 for number in range(2)]
+    for features in found:
+        assert_close(features, space.features[[3, 5, 4]], rtol=1e-5, atol=1e-6)
+
+
 def test_dropout_is_off_while_it_reads_and_as_before_afterwards(encoder):
     space = space_of(encoder)
     encoder.train()
