@@ -9,8 +9,9 @@ import torch
 from torch.testing import assert_close
 
 from mtl.data.batches import collate
-from mtl.data.features import Tokenizer, featurize
+from mtl.data.features import featurize
 from mtl.data.rows import Rows
+from mtl.data.tokenizer import Tokenizer
 from mtl.errors import ConfigError, DataError
 from mtl.metrics import Metric
 from mtl.model.heads import PooledHead, WordHead
@@ -461,7 +462,7 @@ def shown(kind, features, row=0):
     columns = part(kind, features, [row]).columns
     (answer,) = kind.decode(certain(kind, columns), columns)
     arrays = {key: value[0].numpy() for key, value in columns.items()}
-    return kind.present(answer, None, features.requests[row], arrays)["entities"]
+    return kind.present(answer, None, features.requests[row][0], arrays)["entities"]
 
 
 def test_entities_of_a_text_are_presented_with_their_characters(backend):

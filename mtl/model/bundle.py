@@ -166,13 +166,13 @@ class Bundle:
             ids = order[begin : begin + size]
             with torch.inference_mode():
                 batch = collate(dict.fromkeys(kinds, ids), features).to(device_of(self.model))
-                for name, outputs in self.model(batch).items():
+                for name, (outputs, found) in self.model.answer(batch).items():
                     kind, columns, split = kinds[name], batch.parts[name].columns, features[name]
                     scores = kind.scores(outputs)
                     table = None if scores is None else scores.float().cpu().numpy()
                     arrays = {key: value.cpu().numpy() for key, value in columns.items()}
-                    for position, (row, answer) in enumerate(zip(ids, kind.decode(outputs, columns), strict=True)):
-                        request = split.requests[row * split.sequences]
+                    for position, (row, answer) in enumerate(zip(ids, found, strict=True)):
+                        request = split.requests[row][0]
                         own = {key: value[position] for key, value in arrays.items()}
                         answers[row][name] = kind.present(answer, None if table is None else table[position], request, own)
         return answers
@@ -211,19 +211,19 @@ class _Shared:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._seen: list[tuple[Sequence[Request], Any]] = []
+        self._seen: list[tuple[Sequence[Request], int | None, Any]] = []
         self._words = False
 
     def with_words(self, words: bool) -> Any:
         self._words = words
         return self
 
-    def __call__(self, requests: Sequence[Request], *, words: bool = False) -> Any:
-        for seen, tokenized in self._seen:
-            if seen == requests:
+    def __call__(self, requests: Sequence[Request], *, words: bool = False, stride: int | None = None) -> Any:
+        for seen, shared, tokenized in self._seen:
+            if seen == requests and shared == stride:
                 return tokenized
-        tokenized = self._tokenizer.uncached(requests, words or self._words)
-        self._seen.append((requests, tokenized))
+        tokenized = self._tokenizer.uncached(requests, words or self._words, stride)
+        self._seen.append((requests, stride, tokenized))
         return tokenized
 
 
