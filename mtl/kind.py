@@ -232,13 +232,15 @@ class TaskKind(ABC):
         """Names of the classes of :meth:`classes_of`."""
         return self.labels
 
-    def present(self, answer: Any, scores: Array | None, request: Request, batch: Mapping[str, Array]) -> dict[str, Any]:
+    def present(
+        self, answer: Any, scores: Array | None, requests: Sequence[Request], batch: Mapping[str, Array]
+    ) -> dict[str, Any]:
         """Return one prediction as a JSON object for people and programs.
 
         Args:
             answer: What :meth:`decode` gave for the row.
             scores: The row of :meth:`scores`, ``[labels]``.
-            request: The row's first request.
+            requests: The row's requests.
             batch: The row's alignment columns.
         """
         return {"answer": answer}

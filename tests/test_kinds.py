@@ -462,7 +462,7 @@ def shown(kind, features, row=0):
     columns = part(kind, features, [row]).columns
     (answer,) = kind.decode(certain(kind, columns), columns)
     arrays = {key: value[0].numpy() for key, value in columns.items()}
-    return kind.present(answer, None, features.requests[row][0], arrays)["entities"]
+    return kind.present(answer, None, features.requests[row], arrays)["entities"]
 
 
 def test_entities_of_a_text_are_presented_with_their_characters(backend):

@@ -172,9 +172,9 @@ class Bundle:
                     table = None if scores is None else scores.float().cpu().numpy()
                     arrays = {key: value.cpu().numpy() for key, value in columns.items()}
                     for position, (row, answer) in enumerate(zip(ids, found, strict=True)):
-                        request = split.requests[row][0]
+                        requests = split.requests[row]
                         own = {key: value[position] for key, value in arrays.items()}
-                        answers[row][name] = kind.present(answer, None if table is None else table[position], request, own)
+                        answers[row][name] = kind.present(answer, None if table is None else table[position], requests, own)
         return answers
 
     def _kinds_for(self, rows: list[dict[str, Any]], place: Rows, tasks: Sequence[str] | None) -> dict[str, TaskKind]:

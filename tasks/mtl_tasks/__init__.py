@@ -14,7 +14,9 @@ def mtl_register_kinds(register: Callable[[str, Any], None]) -> None:
     register("classification", "mtl_tasks.classification:Classification")
     register("multilabel", "mtl_tasks.multilabel:MultiLabel")
     register("pair-classification", "mtl_tasks.pair_classification:PairClassification")
+    register("ranking", "mtl_tasks.ranking:Ranking")
     register("regression", "mtl_tasks.regression:Regression")
+    register("relation-extraction", "mtl_tasks.relation_extraction:RelationExtraction")
     register("token-classification", "mtl_tasks.token_classification:TokenClassification")
 
 

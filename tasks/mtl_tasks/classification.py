@@ -136,7 +136,9 @@ class Classification(mtl.TaskKind):
     def trivial(self) -> str:
         return self._majority
 
-    def present(self, answer: Any, scores: Array | None, request: Request, batch: Mapping[str, Array]) -> dict[str, Any]:
+    def present(
+        self, answer: Any, scores: Array | None, requests: Sequence[Request], batch: Mapping[str, Array]
+    ) -> dict[str, Any]:
         shown: dict[str, Any] = {"label": answer}
         if scores is not None:
             shown["score"] = round(float(scores.max()), 4)

@@ -95,7 +95,9 @@ class MultiLabel(mtl.TaskKind):
         gold = np.asarray(features.columns["labels"]).astype(int)
         return Outcome(gold, np.array(indicators, dtype=int), scores, self._labels)  # type: ignore[arg-type]
 
-    def present(self, answer: Any, scores: Array | None, request: Request, batch: Mapping[str, Array]) -> dict[str, Any]:
+    def present(
+        self, answer: Any, scores: Array | None, requests: Sequence[Request], batch: Mapping[str, Array]
+    ) -> dict[str, Any]:
         shown = (
             {} if scores is None else {label: round(float(score), 4) for label, score in zip(self._labels, scores, strict=True)}
         )

@@ -111,7 +111,9 @@ class Regression(mtl.TaskKind):
     def trivial(self) -> float:
         return self._mean
 
-    def present(self, answer: Any, scores: Array | None, request: Request, batch: Mapping[str, Array]) -> dict[str, Any]:
+    def present(
+        self, answer: Any, scores: Array | None, requests: Sequence[Request], batch: Mapping[str, Array]
+    ) -> dict[str, Any]:
         return {"value": round(answer, 4)}
 
     def _read(self, rows: Rows) -> Array:

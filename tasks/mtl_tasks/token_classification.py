@@ -179,10 +179,12 @@ class TokenClassification(mtl.TaskKind):
         full = [[*tags, *[_OUTSIDE] * (len(right) - len(tags))] for right, tags in zip(gold, predicted, strict=True)]
         return Outcome(gold, full, None, self.labels)
 
-    def present(self, answer: Any, scores: Array | None, request: Request, batch: Mapping[str, Array]) -> dict[str, Any]:
+    def present(
+        self, answer: Any, scores: Array | None, requests: Sequence[Request], batch: Mapping[str, Array]
+    ) -> dict[str, Any]:
         from seqeval.metrics.sequence_labeling import get_entities
 
-        entities = []
+        entities, request = [], requests[0]
         for kind, first, last in get_entities(answer):
             if isinstance(request, str):
                 start, end = int(batch["chars"][2 * first]), int(batch["chars"][2 * last + 1])
