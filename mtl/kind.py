@@ -45,7 +45,6 @@ class TaskKind(ABC):
         metrics: What it can be measured by; the first is the default primary metric.
         Options: Its options, as a pydantic model.
         needs_words: Whether it asks where words are in the sequences.
-        calibrates: Whether :meth:`calibrate` is to be called after training.
         vocabulary: The encoder's tokens; there before :meth:`fit` is called.
         episodic: Whether it can be learned from a few examples. Its head is then a
             :class:`mtl.model.heads.LinearHead`, and it says below what an episode of it is.
@@ -58,7 +57,6 @@ class TaskKind(ABC):
     metrics: ClassVar[tuple[Metric, ...]]
     Options: ClassVar[type[Frozen]] = NoOptions
     needs_words: ClassVar[bool] = False
-    calibrates: ClassVar[bool] = False
     episodic: ClassVar[bool] = False
     likelihood_factor: ClassVar[float] = 1.0
 
@@ -95,6 +93,11 @@ class TaskKind(ABC):
     def stride(self) -> int | None:
         """How many tokens the windows share into which long texts are parted; ``None`` to cut long texts off."""
         return None
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether :meth:`calibrate` is to be called after training."""
+        return False
 
     @property
     def couples_rows(self) -> bool:

@@ -13,6 +13,7 @@ import mtl
 def mtl_register_kinds(register: Callable[[str, Any], None]) -> None:
     register("classification", "mtl_tasks.classification:Classification")
     register("multilabel", "mtl_tasks.multilabel:MultiLabel")
+    register("ordinal", "mtl_tasks.ordinal:Ordinal")
     register("pair-classification", "mtl_tasks.pair_classification:PairClassification")
     register("ranking", "mtl_tasks.ranking:Ranking")
     register("regression", "mtl_tasks.regression:Regression")
