@@ -15,6 +15,7 @@ def mtl_register_kinds(register: Callable[[str, Any], None]) -> None:
     register("multilabel", "mtl_tasks.multilabel:MultiLabel")
     register("ordinal", "mtl_tasks.ordinal:Ordinal")
     register("pair-classification", "mtl_tasks.pair_classification:PairClassification")
+    register("question-answering", "mtl_tasks.question_answering:QuestionAnswering")
     register("ranking", "mtl_tasks.ranking:Ranking")
     register("regression", "mtl_tasks.regression:Regression")
     register("relation-extraction", "mtl_tasks.relation_extraction:RelationExtraction")

@@ -20,6 +20,7 @@ from mtl.errors import DataError
 from mtl.kind import Batch, Request
 from mtl.metrics import Array, Metric, Outcome
 from mtl.model.encoder import Encoded
+from mtl.model.heads import by_row
 from mtl.task import Frozen
 
 _SCALE = 20.0  # of cosines, as Sentence-BERT's ranking loss has it
@@ -44,12 +45,6 @@ class RankingOptions(Frozen):
         """Refuse what cannot be: a pair that is read together has no vector of its own."""
         if self.encoding == "cross" and self.negatives == "batch":
             raise ValueError("negatives: batch needs encoding: bi")
-
-
-def by_row(scores: Tensor, counts: Tensor) -> Tensor:
-    """Put the scores of all rows' candidates, ``[candidates]``, into rows of their own, ``[rows, most]``, filled by −∞."""
-    there = torch.arange(int(counts.max()), device=scores.device) < counts.unsqueeze(1)
-    return scores.new_full(there.shape, -math.inf).masked_scatter(there, scores)
 
 
 class CrossHead(nn.Module):

@@ -9,7 +9,8 @@ from torch.testing import assert_close
 
 from mtl.errors import ConfigError, DataError
 from mtl.metrics import Outcome
-from mtl_tasks.ranking import Ranking, by_row, mean_reciprocal_rank, ndcg, recall_at
+from mtl.model.heads import by_row
+from mtl_tasks.ranking import Ranking, mean_reciprocal_rank, ndcg, recall_at
 
 REPLIES = {
     "text": ["the cat sat", "bob ran", "a dog is bad"],
