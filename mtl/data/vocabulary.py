@@ -37,6 +37,11 @@ class Vocabulary:
         return self._special("mask_token_id", "hides")
 
     @property
+    def mask_text(self) -> str:
+        """How the mask is written in a text."""
+        return str(self._backend.convert_ids_to_tokens(self.mask))
+
+    @property
     def start(self) -> int:
         """The token that sequences start with.
 
