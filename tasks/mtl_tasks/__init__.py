@@ -12,6 +12,7 @@ import mtl
 @mtl.hookimpl
 def mtl_register_kinds(register: Callable[[str, Any], None]) -> None:
     register("classification", "mtl_tasks.classification:Classification")
+    register("generation", "mtl_tasks.generation:Generation")
     register("masked-language-modelling", "mtl_tasks.masked_language_modelling:MaskedLanguageModelling")
     register("multilabel", "mtl_tasks.multilabel:MultiLabel")
     register("ordinal", "mtl_tasks.ordinal:Ordinal")
