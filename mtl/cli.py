@@ -230,6 +230,29 @@ def plugins(plugin: PluginOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def check(
+    target: Annotated[str, typer.Argument(help="A task, a kind, a strategy, or a plugin with all that it brings.")],
+    plugin: PluginOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check that a plugin keeps the contract; one line for each check. Exits with 1 if one fails."""
+    from mtl.plugins import load_plugins
+    from mtl.testing import check as check_contract
+
+    loaded = load_plugins(plugin or [])
+    failed, lines = False, []
+    for line in check_contract(target, loaded):
+        failed = failed or bool(line.failure)
+        lines.append(vars(line) | {"passed": not line.failure})
+        if not as_json:
+            typer.echo(str(line))
+    if as_json:
+        _print_json(lines)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="The folder of a run or of a comparison.")], as_json: JsonOption = False
 ) -> None:

@@ -80,6 +80,14 @@ class TaskKind(ABC):
             where = f"Task {task.name!r}, options of kind {task.kind!r}"
             raise explain_validation(error, where, self.Options.model_fields) from error
 
+    @classmethod
+    def sample(cls) -> dict[str, Any]:
+        """Return the keys of a tiny :class:`mtl.Task` of this kind, with eight rows or more, for ``mtl check`` and ``mtl new``.
+
+        ``{"data": [...]}``, and ``options`` or ``labels`` where the rows need them.
+        """
+        return {}
+
     @property
     def sequences(self) -> int:
         """How many requests a row has; 0 if rows differ in that, see :meth:`sequence_counts`."""

@@ -80,6 +80,13 @@ class Classification(mtl.TaskKind):
     _labels: tuple[str, ...] = ()
     _majority: str = ""
 
+    @classmethod
+    def sample(cls) -> dict[str, Any]:
+        moods = {"good": ("fine", "great"), "bad": ("awful", "poor")}
+        things = ("film", "soup", "room")
+        rows = [{"text": f"the {thing} was {word}", "label": mood} for mood in moods for word in moods[mood] for thing in things]
+        return {"data": rows}
+
     @property
     def labels(self) -> tuple[str, ...]:
         return self._labels

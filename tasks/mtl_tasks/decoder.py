@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 Keys = tuple[Tensor, Tensor]
-_STD = 0.02
 _HEAD_SIZE = 64
 
 
@@ -84,9 +83,10 @@ class Decoder(nn.Module):
         self.bias = nn.Parameter(torch.zeros(vocabulary))
         self.embeddings = nn.Embedding(vocabulary, hidden) if own_embeddings else None
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=_STD)
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=hidden**-0.5)  # so that log-odds start with a variance of 1
             if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
     def memory(self, states: Tensor) -> list[Keys]:

@@ -126,6 +126,12 @@ class Generation(mtl.TaskKind):
 
     _subwords: Subwords | None = None
 
+    @classmethod
+    def sample(cls) -> dict[str, Any]:
+        words = {"cat": "katze", "dog": "hund", "house": "haus", "bread": "brot"}
+        rows = [{"source": f"the {a} is {c}", "target": f"{b} {c}"} for a, b in words.items() for c in ("old", "new")]
+        return {"data": rows, "options": {"layers": 1, "longest": 8, "beams": 2, "label_smoothing": 0.0}}
+
     @property
     def _writes(self) -> Vocabulary | Subwords:
         return self._subwords or self.vocabulary

@@ -96,6 +96,11 @@ class MaskedLanguageModelling(mtl.TaskKind):
 
     _counts: Counter[int] = Counter()
 
+    @classmethod
+    def sample(cls) -> dict[str, Any]:
+        pairs = [("cat", "mat"), ("dog", "sofa"), ("boy", "chair"), ("bird", "roof")]
+        return {"data": [{"text": f"the {a} {verb} on the {b}"} for a, b in pairs for verb in ("sat", "slept")]}
+
     @property
     def state(self) -> dict[str, Any]:
         return {"counts": [list(pair) for pair in sorted(self._counts.items())]}

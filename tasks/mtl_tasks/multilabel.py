@@ -60,6 +60,13 @@ class MultiLabel(mtl.TaskKind):
     _trivial: tuple[str, ...] = ()
     _thresholds: tuple[float, ...] = ()
 
+    @classmethod
+    def sample(cls) -> dict[str, Any]:
+        topics = {"refund": "money", "late": "time", "rude": "people"}
+        found = [["refund"], ["late"], ["rude"], ["refund", "late"], ["late", "rude"], ["refund", "rude"], [], [*topics]]
+        rows = [{"text": f"about {' and '.join(words) or 'you'}", "label": [topics[word] for word in words]} for words in found]
+        return {"data": rows}
+
     @property
     def labels(self) -> tuple[str, ...]:
         return self._labels

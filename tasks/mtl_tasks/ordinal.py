@@ -65,6 +65,16 @@ class Ordinal(mtl.TaskKind):
     _grades: tuple[str, ...] = ()
     _median: str = ""
 
+    @classmethod
+    def sample(cls) -> dict[str, Any]:
+        grades = {
+            "low": ("can wait", "no hurry", "whenever"),
+            "medium": ("this week", "soon", "by friday"),
+            "high": ("now", "today"),
+        }
+        rows = [{"text": f"please do it {when}", "label": grade} for grade, words in grades.items() for when in words]
+        return {"data": rows, "labels": list(grades)}
+
     @property
     def _reads_pairs(self) -> bool:
         return "text_pair" in self.task.columns

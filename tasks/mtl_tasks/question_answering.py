@@ -109,6 +109,17 @@ class QuestionAnswering(mtl.TaskKind):
     )
     Options = QuestionAnsweringOptions
 
+    @classmethod
+    def sample(cls) -> dict[str, Any]:
+        people = [("anna", "oslo"), ("bob", "rome"), ("mia", "lima"), ("tom", "paris")]
+        rows = []
+        for who, where in people:
+            context = f"{who} lives in {where}"
+            for question, answer in (("who", who), ("where", where)):
+                found = {"text": answer, "start": context.index(answer)}
+                rows.append({"context": context, "question": f"{question} is it", "answers": [found]})
+        return {"data": rows, "options": {"stride": 4}}
+
     @property
     def stride(self) -> int:
         return int(self.options.stride)

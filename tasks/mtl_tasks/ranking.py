@@ -129,6 +129,18 @@ class Ranking(mtl.TaskKind):
     Options = RankingOptions
     sequences = 0
 
+    @classmethod
+    def sample(cls) -> dict[str, Any]:
+        pairs = {
+            "where is it": "in the box",
+            "who is it": "my friend anna",
+            "when is it": "at noon",
+            "why is it": "because of rain",
+        }
+        replies = [*pairs.values()]
+        rows = [{"text": text, "candidates": replies, "label": replies.index(reply)} for text, reply in pairs.items()]
+        return {"data": [*rows, *({**row, "text": f"tell me {row['text']}"} for row in rows)]}
+
     @property
     def couples_rows(self) -> bool:
         return bool(self.options.negatives == "batch")

@@ -53,6 +53,10 @@ class Regression(mtl.TaskKind):
     _mean: float = 0.0
     _sd: float = 1.0
 
+    @classmethod
+    def sample(cls) -> dict[str, Any]:
+        return {"data": [{"text": f"{'very ' * number}good", "label": float(number)} for number in range(8)]}
+
     @property
     def _reads_pairs(self) -> bool:
         return "text_pair" in self.task.columns

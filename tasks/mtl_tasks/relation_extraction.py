@@ -108,6 +108,14 @@ class RelationExtraction(Classification):
     Options = RelationOptions
     needs_words = True
 
+    @classmethod
+    def sample(cls) -> dict[str, Any]:
+        pairs = [("cat", "mat"), ("dog", "sofa"), ("boy", "chair"), ("bird", "roof")]
+        rows = [{"tokens": ["the", a, "on", "a", b], "head": [1, 2], "tail": [4, 5], "label": "On(e1,e2)"} for a, b in pairs]
+        turned = [{**row, "head": row["tail"], "tail": row["head"], "label": "On(e2,e1)"} for row in rows[:2]]
+        none = [{"tokens": [a, "and", b], "head": [0, 1], "tail": [2, 3], "label": "Other"} for a, b in pairs[:2]]
+        return {"data": [*rows, *turned, *none]}
+
     def readable(self, columns: Collection[str]) -> bool:
         return super().readable(columns) and ("tokens" in columns or "text" in columns)
 

@@ -50,6 +50,12 @@ class SMLMT(Classification):
     metrics = tuple(metric for metric in CLASSIFICATION if metric.name in ("accuracy", "macro_f1"))
     Options = SMLMTOptions
 
+    @classmethod
+    def sample(cls) -> dict[str, Any]:
+        pairs = [("cat", "mat"), ("dog", "sofa"), ("boy", "chair"), ("bird", "roof")]
+        rows = [{"text": f"the {a} {verb} on the {b} {verb}"} for a, b in pairs for verb in ("sat", "slept")]
+        return {"data": rows, "options": {"fewest": 2, "most": 0.5}}
+
     def fit(self, rows: Rows) -> None:
         texts = rows.texts("text", max_words=self.task.max_words)
         counts = Counter(word for text in texts for word in set(_words(text)))

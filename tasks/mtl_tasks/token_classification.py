@@ -52,6 +52,13 @@ class TokenClassification(mtl.TaskKind):
 
     _types: tuple[str, ...] = ()
 
+    @classmethod
+    def sample(cls) -> dict[str, Any]:
+        names = [("anna", "oslo"), ("bob", "rome"), ("mia", "lima"), ("tom", "paris")]
+        rows = [{"tokens": [who, "went", "to", where], "tags": ["B-person", "O", "O", "B-place"]} for who, where in names]
+        turned = [{"tokens": ["to", where, "went", who], "tags": ["O", "B-place", "O", "B-person"]} for who, where in names]
+        return {"data": [*rows, *turned]}
+
     @property
     def labels(self) -> tuple[str, ...]:
         return (_OUTSIDE, *(f"{prefix}-{kind}" for kind in self._types for prefix in "BI"))

@@ -145,7 +145,8 @@ def test_it_learns_to_write_and_writes_alike_from_a_bundle(experiment_values):
     words = ["cat", "dog", "bob", "anna"]
     rows = [{"source": f"{word} sat on {number}", "target": f"the {word}"} for number in range(16) for word in words]
     task = {"name": "texts", "kind": "generation", "data": splits(rows), "options": {"layers": 1, "longest": 6, "beams": 2}}
-    values = {**experiment_values, "tasks": [task], "budget": {"epochs": 25}, "evaluation": {"times": 0}}
+    rates = {"learning_rate": 3e-3, "head_learning_rate": 3e-3}
+    values = {**experiment_values, "tasks": [task], "optimizer": rates, "budget": {"epochs": 150}, "evaluation": {"times": 0}}
     finished = mtl.Experiment.of(**values).run()
     about = finished.runs[0]["results"]["tasks"]["texts"]
     assert about["value"] > about["trivial"] + 20
