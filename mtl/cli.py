@@ -253,6 +253,31 @@ def check(
 
 
 @app.command()
+def new(
+    what: Annotated[str, typer.Argument(help="task, kind, strategy or tracker.")],
+    name: Annotated[str, typer.Argument(help="Its name, for example acme/queue.")],
+    kind: Annotated[str, typer.Option("--kind", help="Of a task: its kind.")] = "classification",
+    data: Annotated[Path | None, typer.Option("--data", help="Of a task: a file of rows.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the package's folder is made.")] = Path(),
+    plugin: PluginOption = None,
+) -> None:
+    """Write a plugin package that passes its own tests at once."""
+    from mtl.errors import ConfigError
+    from mtl.plugins import load_plugins
+    from mtl.scaffold.package import new_part, new_task
+
+    if what == "task":
+        if data is None:
+            raise ConfigError("mtl new task: name a file of rows with --data.")
+        written = new_task(name, kind, data, output, load_plugins(plugin or []))
+    else:
+        written = new_part(what, name, output)
+    for line in written.lines:
+        typer.echo(line)
+    typer.echo(f"Written: {written.folder}. Next: pip install -e {written.folder} && pytest {written.folder}")
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="The folder of a run or of a comparison.")], as_json: JsonOption = False
 ) -> None:

@@ -219,10 +219,12 @@ def load_plugins(extra: Sequence[str] = ()) -> Plugins:
     plugins.manager.add_hookspecs(hookspecs)
     for name in BUNDLED:
         plugins.add(name, "bundled with mtl", lambda name=name: import_module(name))  # type: ignore[misc]
-    for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
+    installed = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
+    for point in installed:
         plugins.add(point.name, _distribution(point), point.load)
     named = [name.strip() for name in os.environ.get("MTL_PLUGINS", "").split(",") if name.strip()]
-    for reference in dict.fromkeys([*named, *extra]):
+    there = {point.value for point in installed}  # what is installed may be named too
+    for reference in dict.fromkeys(name for name in (*named, *extra) if name not in there):
         plugins.add(reference, "named by the user", lambda reference=reference: _load(reference))  # type: ignore[misc]
         if failure := plugins.infos[reference].failure:
             end = "" if failure.endswith((".", "?")) else "."
