@@ -30,7 +30,7 @@ def sure(columns, size):
 
 
 @pytest.mark.parametrize("options", [SMALL, {**SMALL, "vocabulary": "own"}])
-def test_sure_outputs_are_decoded_to_the_targets(options, backend):  # noqa: F811
+def test_sure_outputs_are_decoded_to_the_targets(options, backend):
     kind, features = fitted(Generation, TEXTS, backend, options=options)
     columns = part(kind, features).columns
     answers = kind.decode(sure(columns, kind._writes.size), columns)
@@ -51,7 +51,7 @@ def test_an_own_vocabulary_keeps_case_accents_and_punctuation():
     )
 
 
-def test_the_loss_is_the_cross_entropy_of_a_token(backend):  # noqa: F811
+def test_the_loss_is_the_cross_entropy_of_a_token(backend):
     kind, features = fitted(Generation, TEXTS, backend, options=SMALL)
     columns, size = part(kind, features).columns, kind.vocabulary.size
     outputs = torch.zeros(*columns["target"].shape, size)
@@ -60,7 +60,7 @@ def test_the_loss_is_the_cross_entropy_of_a_token(backend):  # noqa: F811
     assert part(kind, features).units == 4 + 5 + 3
 
 
-def test_the_loss_is_the_mean_over_tokens(backend, encoder_folder):  # noqa: F811
+def test_the_loss_is_the_mean_over_tokens(backend, encoder_folder):
     kind, features = fitted(Generation, TEXTS, backend, options=SMALL)
     model = model_of(kind, encoder_folder)
     units = [part(kind, features, [row]).units for row in range(3)]
@@ -68,7 +68,7 @@ def test_the_loss_is_the_mean_over_tokens(backend, encoder_folder):  # noqa: F81
     assert loss_of(kind, model, features) == pytest.approx(total / sum(units), rel=1e-4)
 
 
-def test_the_decoder_reads_the_target_shifted_by_one(backend, encoder_folder):  # noqa: F811
+def test_the_decoder_reads_the_target_shifted_by_one(backend, encoder_folder):
     kind, features = fitted(Generation, TEXTS, backend, options=SMALL)
     model, batch = model_of(kind, encoder_folder), batch_of(kind, features)
     seen = []
@@ -80,13 +80,13 @@ def test_the_decoder_reads_the_target_shifted_by_one(backend, encoder_folder):  
     assert seen[0][:, 1:].tolist() == target[:, :-1].clamp(min=0).tolist()
 
 
-def test_a_long_target_is_cut_with_its_end(backend):  # noqa: F811
+def test_a_long_target_is_cut_with_its_end(backend):
     kind, features = fitted(Generation, TEXTS, backend, options={**SMALL, "longest": 3})
     assert [len(features.columns["target"][row]) for row in range(3)] == [3, 3, 3]
     assert all(features.columns["target"][row][-1] == kind.vocabulary.end for row in range(3))
 
 
-def test_metrics_take_the_best_of_several_references(backend):  # noqa: F811
+def test_metrics_take_the_best_of_several_references(backend):
     columns = {**TEXTS, "references": [["a good cat", "a fine cat"], ["bob was in paris"], ["not good", "bad"]]}
     kind, features = fitted(Generation, columns, backend, options=SMALL)
     outcome = kind.outcome(features, ["a fine cat", "bob was in paris", "bad"], None)
@@ -103,13 +103,13 @@ def test_rouge_is_the_mean_f1_of_words_and_chrf_goes_to_100():
 
 
 @pytest.mark.parametrize(("baseline", "answers"), [("copy", "Bob ran. He sat!"), ("first-sentence", "Bob ran.")])
-def test_the_source_or_its_first_sentence_is_trivial(baseline, answers, backend):  # noqa: F811
+def test_the_source_or_its_first_sentence_is_trivial(baseline, answers, backend):
     columns = {"source": ["Bob ran. He sat!"], "target": ["bob"]}
     kind, features = fitted(Generation, columns, backend, options={**SMALL, "baseline": baseline})
     assert list(kind.trivial_outcome(features).predicted) == [answers]
 
 
-def test_its_vocabulary_goes_through_json(backend):  # noqa: F811
+def test_its_vocabulary_goes_through_json(backend):
     kind, _ = fitted(Generation, TEXTS, backend, options={**SMALL, "vocabulary": "own"})
     again = kind_of(Generation, backend, options={**SMALL, "vocabulary": "own"})
     again.load_state(json.loads(json.dumps(kind.state)))
@@ -126,13 +126,13 @@ def test_its_vocabulary_goes_through_json(backend):  # noqa: F811
         ({"references": ["a cat"]}, "row 1: references is 'a cat'; a list of texts is needed"),
     ],
 )
-def test_a_row_that_cannot_be_learned_is_named(changes, message, backend):  # noqa: F811
+def test_a_row_that_cannot_be_learned_is_named(changes, message, backend):
     columns = {"source": ["the cat"], "target": ["a dog"]} | changes
     with pytest.raises(DataError, match=f"given.csv, {message}"):
         fitted(Generation, columns, backend, options=SMALL)
 
 
-def test_without_a_target_nothing_is_scored(backend, encoder_folder):  # noqa: F811
+def test_without_a_target_nothing_is_scored(backend, encoder_folder):
     kind, _ = fitted(Generation, TEXTS, backend, options=SMALL)
     features = featurize(kind, rows_of({"source": ["the cat"]}), Tokenizer(backend, 32), with_targets=False)
     batch = collate({"t": [0]}, {"t": features})

@@ -20,7 +20,7 @@ TEXTS = {"text": ["the cat sat on a mat", "bob flew from london to paris", "berl
 BERLIN = {"text": ["berlin is very good"]}
 
 
-def tokens_of(backend, features, row):  # noqa: F811
+def tokens_of(backend, features, row):
     return backend.convert_ids_to_tokens(features.tokenized.input_ids[row].tolist())
 
 
@@ -31,7 +31,7 @@ def restored(features, row):
     return tokens.tolist()
 
 
-def test_so_many_words_are_hidden_behind_the_mask(backend):  # noqa: F811
+def test_so_many_words_are_hidden_behind_the_mask(backend):
     options = {"masked": 0.34, "replaced": 1.0, "random": 0.0}
     _, features = fitted(MaskedLanguageModelling, TEXTS, backend, options=options)
     # 0.34 of 6, 6 and 4 words: 2.04, 2.04 and 1.36, rounded.
@@ -39,13 +39,13 @@ def test_so_many_words_are_hidden_behind_the_mask(backend):  # noqa: F811
     assert masks == [2, 2]
 
 
-def test_what_is_hidden_is_what_was_there(backend):  # noqa: F811
+def test_what_is_hidden_is_what_was_there(backend):
     _, features = fitted(MaskedLanguageModelling, TEXTS, backend)
     plain = Tokenizer(backend, 32)(TEXTS["text"])
     assert [restored(features, row) for row in range(3)] == [plain.input_ids[row].tolist() for row in range(3)]
 
 
-def test_all_tokens_of_a_word_are_hidden_together(backend):  # noqa: F811
+def test_all_tokens_of_a_word_are_hidden_together(backend):
     options = {"masked": 0.2, "replaced": 1.0, "random": 0.0}
     kind, features = fitted(MaskedLanguageModelling, BERLIN, backend, options=options)
     rng, sizes = np.random.default_rng(0), set()
@@ -54,7 +54,7 @@ def test_all_tokens_of_a_word_are_hidden_together(backend):  # noqa: F811
     assert sizes == {1, 6}
 
 
-def test_single_tokens_may_be_hidden_alone(backend):  # noqa: F811
+def test_single_tokens_may_be_hidden_alone(backend):
     options = {"masked": 0.2, "whole_words": False}
     kind, features = fitted(MaskedLanguageModelling, BERLIN, backend, options=options)
     rng = np.random.default_rng(0)
@@ -62,7 +62,7 @@ def test_single_tokens_may_be_hidden_alone(backend):  # noqa: F811
     assert {len(kind.redraw(features, [0], rng).columns["places"][0]) for _ in range(10)} == {2}
 
 
-def test_other_words_are_hidden_each_time_and_none_is_lost(backend):  # noqa: F811
+def test_other_words_are_hidden_each_time_and_none_is_lost(backend):
     kind, features = fitted(MaskedLanguageModelling, TEXTS, backend)
     rng, seen = np.random.default_rng(0), set()
     plain = restored(features, 1)
@@ -73,7 +73,7 @@ def test_other_words_are_hidden_each_time_and_none_is_lost(backend):  # noqa: F8
     assert len(seen) > 3
 
 
-def test_of_what_is_hidden_most_shows_the_mask_and_some_another_token_or_itself(backend):  # noqa: F811
+def test_of_what_is_hidden_most_shows_the_mask_and_some_another_token_or_itself(backend):
     long = {"text": ["the cat sat on a mat " * 40] * 10}
     kind, features = fitted(MaskedLanguageModelling, long, backend, max_length=260, options={"masked": 0.9})
     shown = np.concatenate([features.tokenized.input_ids[row][features.columns["places"][row]] for row in range(10)])
@@ -82,12 +82,12 @@ def test_of_what_is_hidden_most_shows_the_mask_and_some_another_token_or_itself(
     assert (shown == gold).mean() == pytest.approx(0.1, abs=0.03)
 
 
-def test_validation_is_hidden_alike_every_time(backend):  # noqa: F811
+def test_validation_is_hidden_alike_every_time(backend):
     first, again = (fitted(MaskedLanguageModelling, TEXTS, backend)[1] for _ in range(2))
     assert first.tokenized.input_ids.values.tolist() == again.tokenized.input_ids.values.tolist()
 
 
-def test_the_loss_is_a_mean_over_hidden_tokens(backend, encoder_folder):  # noqa: F811
+def test_the_loss_is_a_mean_over_hidden_tokens(backend, encoder_folder):
     kind, features = fitted(MaskedLanguageModelling, TEXTS, backend, options={"masked": 0.3})
     model = model_of(kind, encoder_folder)
     units = [part(kind, features, [row]).units for row in range(3)]
@@ -107,7 +107,7 @@ def test_the_head_reads_hidden_places_by_the_embeddings_of_the_encoder():
     assert head(encoded, {"places": torch.tensor([[1]])}).tolist() == [[[1.0, 3.0, 5.0]]]
 
 
-def test_the_gradient_reaches_the_embeddings_through_the_head(backend, encoder_folder):  # noqa: F811
+def test_the_gradient_reaches_the_embeddings_through_the_head(backend, encoder_folder):
     kind, features = fitted(MaskedLanguageModelling, TEXTS, backend)
     model, batch = model_of(kind, encoder_folder), batch_of(kind, features)
     model.loss("t", model(batch)["t"], batch).backward()
@@ -116,13 +116,13 @@ def test_the_gradient_reaches_the_embeddings_through_the_head(backend, encoder_f
     assert float(gradient[absent].abs().sum()) > 0
 
 
-def test_perplexity_is_the_exponential_of_the_loss_and_lower_is_better(backend):  # noqa: F811
+def test_perplexity_is_the_exponential_of_the_loss_and_lower_is_better(backend):
     metric = kind_of(MaskedLanguageModelling).primary_metric
     assert (metric.name, metric.higher_is_better) == ("perplexity", False)
     assert metric(Outcome([["a"]], [["a"]], loss=math.log(8))) == pytest.approx(8.0)
 
 
-def test_the_trivial_perplexity_is_that_of_the_tokens_frequencies(backend):  # noqa: F811
+def test_the_trivial_perplexity_is_that_of_the_tokens_frequencies(backend):
     kind, features = fitted(MaskedLanguageModelling, {"text": ["the the the cat", "the the the cat"]}, backend)
     size = kind.vocabulary.size
     share = {"the": 7 / (size + 8), "cat": 3 / (size + 8)}  # 6 and 2 of 8 tokens, one added to every count
@@ -137,7 +137,7 @@ def test_accuracy_counts_hidden_tokens_of_all_rows():
     assert accuracy(Outcome([["a", "b"], ["c"]], [["a", "x"], ["c"]])) == pytest.approx(2 / 3)
 
 
-def test_the_masks_of_a_text_are_filled_in(backend, encoder_folder):  # noqa: F811
+def test_the_masks_of_a_text_are_filled_in(backend, encoder_folder):
     kind, _ = fitted(MaskedLanguageModelling, TEXTS, backend)
     rows = rows_of({"text": ["the [MASK] sat on a [MASK]", "bob"]})
     features = featurize(kind, rows, Tokenizer(backend, 32), with_targets=False)
@@ -149,7 +149,7 @@ def test_the_masks_of_a_text_are_filled_in(backend, encoder_folder):  # noqa: F8
     assert kind.decode(outputs, columns) == [["cat", "mat"], []]
 
 
-def test_its_state_goes_through_json(backend):  # noqa: F811
+def test_its_state_goes_through_json(backend):
     kind, _ = fitted(MaskedLanguageModelling, TEXTS, backend)
     again = kind_of(MaskedLanguageModelling, backend)
     again.load_state(json.loads(json.dumps(kind.state)))
@@ -162,6 +162,6 @@ def test_shares_above_one_are_refused():
 
 
 @pytest.mark.parametrize("text", ["[MASK] [MASK]", "日 本"])
-def test_a_text_in_which_nothing_can_be_hidden_is_named(text, backend):  # noqa: F811
+def test_a_text_in_which_nothing_can_be_hidden_is_named(text, backend):
     with pytest.raises(DataError, match=r"given.csv, row 2: no token of the text is known to the encoder"):
         fitted(MaskedLanguageModelling, {"text": ["the cat", text]}, backend)

@@ -15,7 +15,7 @@ TOPICS = {"text": ["the cat"] * 8, "label": [["a", "b"], ["a", "b"], ["a"], ["a"
 SCORES = np.array([[0.9, 0.3, 0.4, 0.35, 0.3, 0.3, 0.2, 0.1], [0.8, 0.7, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]]).T
 
 
-def test_each_label_has_the_threshold_with_the_best_f1_and_rare_ones_a_common_one(backend):  # noqa: F811
+def test_each_label_has_the_threshold_with_the_best_f1_and_rare_ones_a_common_one(backend):
     kind, features = fitted(MultiLabel, TOPICS, backend)
     assert kind.calibrates
     kind.calibrate(features, SCORES)
@@ -23,7 +23,7 @@ def test_each_label_has_the_threshold_with_the_best_f1_and_rare_ones_a_common_on
     assert kind.state["thresholds"] == [0.3, 0.3]
 
 
-def test_a_tuned_threshold_is_used_and_goes_through_json(backend):  # noqa: F811
+def test_a_tuned_threshold_is_used_and_goes_through_json(backend):
     kind, features = fitted(MultiLabel, TOPICS, backend)
     outputs = torch.logit(torch.tensor([[0.31, 0.29]]))
     assert kind.decode(outputs, {}) == [[]]
@@ -33,7 +33,7 @@ def test_a_tuned_threshold_is_used_and_goes_through_json(backend):  # noqa: F811
     assert again.decode(outputs, {}) == kind.decode(outputs, {}) == [["a"]]
 
 
-def test_a_threshold_that_is_given_is_kept(backend):  # noqa: F811
+def test_a_threshold_that_is_given_is_kept(backend):
     kind, _ = fitted(MultiLabel, TOPICS, backend, options={"threshold": 0.9})
     assert not kind.calibrates
     assert kind.decode(torch.logit(torch.tensor([[0.95, 0.85]])), {}) == [["a"]]

@@ -14,14 +14,14 @@ from mtl_tasks.ordinal import CumulativeHead, Ordinal, log_probabilities
 STARS = {"text": ["the cat", "a dog", "bob sat", "very good"], "label": [1, 3, 10, 3]}
 
 
-def test_numbers_are_ordered_as_numbers(backend):  # noqa: F811
+def test_numbers_are_ordered_as_numbers(backend):
     kind, features = fitted(Ordinal, STARS, backend)
     assert kind.labels == ("1", "3", "10")
     assert features.columns["grade"].tolist() == [0, 1, 2, 1]
     assert kind.trivial() == "3"
 
 
-def test_words_need_an_order(backend):  # noqa: F811
+def test_words_need_an_order(backend):
     words = {"text": ["the cat", "a dog"], "label": ["low", "high"]}
     with pytest.raises(DataError, match=r"are words \(high, low\), whose order is not known. List them from lowest to highest"):
         fitted(Ordinal, words, backend)
@@ -34,14 +34,14 @@ def test_probabilities_are_differences_of_logistic_functions():
     assert_close(log_probabilities(cumulative).exp(), torch.tensor([[0.25, 0.5, 0.25]]))
 
 
-def test_the_loss_is_the_negative_log_likelihood_of_a_row(backend):  # noqa: F811
+def test_the_loss_is_the_negative_log_likelihood_of_a_row(backend):
     kind, features = fitted(Ordinal, STARS, backend)
     outputs = torch.tensor([[-math.log(3), math.log(3)]]).repeat(4, 1)
     # Grades 0, 1, 2, 1: log 4, log 2, log 4, log 2; mean 3/2 log 2.
     assert kind.loss(outputs, part(kind, features).columns).item() == pytest.approx(1.5 * math.log(2))
 
 
-def test_the_loss_stays_finite_where_a_grade_is_all_but_excluded(backend):  # noqa: F811
+def test_the_loss_stays_finite_where_a_grade_is_all_but_excluded(backend):
     kind, features = fitted(Ordinal, STARS, backend)
     outputs = torch.tensor([[60.0, 61.0]]).repeat(4, 1).requires_grad_()
     loss = kind.loss(outputs, part(kind, features).columns)
@@ -51,12 +51,12 @@ def test_the_loss_stays_finite_where_a_grade_is_all_but_excluded(backend):  # no
     assert outputs.grad.isfinite().all()
 
 
-def test_the_median_grade_is_the_answer(backend):  # noqa: F811
+def test_the_median_grade_is_the_answer(backend):
     kind, _ = fitted(Ordinal, STARS, backend)
     assert kind.decode(torch.tensor([[0.1, 2.0], [-1.0, 0.1], [-2.0, -1.0]]), {}) == ["1", "3", "10"]
 
 
-def test_metrics_are_in_steps_between_grades(backend):  # noqa: F811
+def test_metrics_are_in_steps_between_grades(backend):
     kind, features = fitted(Ordinal, STARS, backend)
     outcome = kind.outcome(features, ["1", "10", "1", "3"], None)
     # Steps off: 0, 1, 2, 0. By grade: 0; (1 + 0)/2; 2.
@@ -66,7 +66,7 @@ def test_metrics_are_in_steps_between_grades(backend):  # noqa: F811
     assert not kind.primary_metric.higher_is_better
 
 
-def test_quadratic_kappa_is_1_for_right_answers_and_0_for_one_answer(backend):  # noqa: F811
+def test_quadratic_kappa_is_1_for_right_answers_and_0_for_one_answer(backend):
     kappa = kind_of(Ordinal).all_metrics["quadratic_kappa"]
     assert kappa(Outcome([0, 1, 2], [0, 1, 2])) == pytest.approx(1.0)
     assert kappa(Outcome([0, 1, 2], [1, 1, 1])) == pytest.approx(0.0)
@@ -80,7 +80,7 @@ def test_thresholds_grow_whatever_is_learned():
     assert (outputs.diff(dim=1) > 0).all()
 
 
-def test_the_loss_is_the_mean_over_rows(backend, encoder_folder):  # noqa: F811
+def test_the_loss_is_the_mean_over_rows(backend, encoder_folder):
     kind, features = fitted(Ordinal, STARS, backend)
     model = model_of(kind, encoder_folder)
     alone = [loss_of(kind, model, features, [row]) for row in range(4)]
@@ -95,11 +95,11 @@ def test_the_loss_is_the_mean_over_rows(backend, encoder_folder):  # noqa: F811
         ({"text": ["the cat", "a dog"], "label": [1, 1]}, "has one grade, '1'; nothing can be learned"),
     ],
 )
-def test_a_row_without_a_grade_is_named(columns, message, backend):  # noqa: F811
+def test_a_row_without_a_grade_is_named(columns, message, backend):
     with pytest.raises(DataError, match=message):
         fitted(Ordinal, columns, backend)
 
 
-def test_a_grade_that_is_not_listed_is_named(backend):  # noqa: F811
+def test_a_grade_that_is_not_listed_is_named(backend):
     with pytest.raises(DataError, match=r"row 3: label '10' is not among the 3 labels of the task"):
         fitted(Ordinal, STARS, backend, labels=("1", "2", "3"))

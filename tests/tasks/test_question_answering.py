@@ -65,7 +65,7 @@ def test_f1_is_that_of_words(answer, gold, f1):
 
 
 @pytest.mark.parametrize("options", [SHORT, {"max_length": 32, "options": {"stride": 2}}])
-def test_sure_outputs_are_decoded_to_the_gold_answers(options, backend):  # noqa: F811
+def test_sure_outputs_are_decoded_to_the_gold_answers(options, backend):
     kind, features = fitted(QuestionAnswering, ASKED, backend, **options)
     columns = part(kind, features).columns
     spans = kind.decode(certain(columns), columns)
@@ -74,7 +74,7 @@ def test_sure_outputs_are_decoded_to_the_gold_answers(options, backend):  # noqa
     assert kind.primary_metric(outcome) == kind.all_metrics["exact_match"](outcome) == 1.0
 
 
-def test_every_token_of_a_long_context_is_read_once(backend):  # noqa: F811
+def test_every_token_of_a_long_context_is_read_once(backend):
     whole = fitted(QuestionAnswering, ASKED, backend, options={"stride": 2})[1]
     windows = fitted(QuestionAnswering, ASKED, backend, **SHORT)[1]
     assert whole.counts.tolist() == [1, 1, 1]
@@ -83,7 +83,7 @@ def test_every_token_of_a_long_context_is_read_once(backend):  # noqa: F811
         assert windows.columns[name].values.tolist() == whole.columns[name].values.tolist()
 
 
-def test_a_token_of_two_windows_is_read_where_it_has_most_context(backend):  # noqa: F811
+def test_a_token_of_two_windows_is_read_where_it_has_most_context(backend):
     columns = {"question": ["cat"], "context": ["the dog sat on a mat"], "answers": [[{"text": "mat", "start": 17}]]}
     # [CLS] cat [SEP] and 4 words a window, 2 shared: "the dog sat on", "sat on a mat". "sat" is third of four in the first
     # (1 word after it) and first in the second (none before it); "on" the other way round.
@@ -92,7 +92,7 @@ def test_a_token_of_two_windows_is_read_where_it_has_most_context(backend):  # n
     assert features.columns["place"][0].tolist() == [3, 4, 5, 4, 5, 6]
 
 
-def test_the_loss_is_a_softmax_over_the_tokens_of_all_windows(backend):  # noqa: F811
+def test_the_loss_is_a_softmax_over_the_tokens_of_all_windows(backend):
     kind, features = fitted(QuestionAnswering, ASKED, backend, **SHORT)
     columns = part(kind, features).columns
     tokens = columns["starts"].shape[1]
@@ -111,14 +111,14 @@ def test_the_head_reads_tokens_in_their_window():
     assert head(encoded, columns)[:, :, 0].tolist() == expected
 
 
-def test_the_loss_is_the_mean_over_rows(backend, encoder_folder):  # noqa: F811
+def test_the_loss_is_the_mean_over_rows(backend, encoder_folder):
     kind, features = fitted(QuestionAnswering, ASKED, backend, **SHORT)
     model = model_of(kind, encoder_folder, max_length=14)
     alone = [loss_of(kind, model, features, [row]) for row in range(3)]
     assert loss_of(kind, model, features) == pytest.approx(sum(alone) / 3, rel=1e-4)
 
 
-def test_an_answer_has_at_most_so_many_tokens_and_ends_after_it_starts(backend):  # noqa: F811
+def test_an_answer_has_at_most_so_many_tokens_and_ends_after_it_starts(backend):
     kind, features = fitted(QuestionAnswering, ASKED, backend, options={"stride": 2, "longest": 2})
     columns = part(kind, features, [0]).columns
     outputs = torch.zeros(1, 1 + columns["starts"].shape[1], 2)
@@ -127,7 +127,7 @@ def test_an_answer_has_at_most_so_many_tokens_and_ends_after_it_starts(backend):
     assert [tuple(span) for span in kind.decode(outputs, columns)] == [(0, 7)]
 
 
-def test_a_question_may_have_no_answer(backend):  # noqa: F811
+def test_a_question_may_have_no_answer(backend):
     columns = {**ASKED, "answers": [[], *ASKED["answers"][1:]]}
     kind, features = fitted(QuestionAnswering, columns, backend, **NONE)
     assert features.columns["span"].tolist()[0] == [0, 0]
@@ -136,7 +136,7 @@ def test_a_question_may_have_no_answer(backend):  # noqa: F811
     assert tuple(kind.decode(certain(batch), batch)[0]) == (0, 0)
 
 
-def test_the_sentence_that_shares_most_words_is_trivial(backend):  # noqa: F811
+def test_the_sentence_that_shares_most_words_is_trivial(backend):
     kind, features = fitted(QuestionAnswering, ASKED, backend, options={"stride": 2})
     predicted = kind.trivial_outcome(features).predicted
     assert list(predicted) == ["Bob flew from London to Paris.", "The cat sat on a mat.", "Bob flew from London to Paris."]
@@ -144,7 +144,7 @@ def test_the_sentence_that_shares_most_words_is_trivial(backend):  # noqa: F811
     assert kind.primary_metric(kind.trivial_outcome(features)) == pytest.approx(np.mean([2 / 7, 2 / 5, 2 / 7]))
 
 
-def test_an_answer_is_presented_with_its_characters(backend):  # noqa: F811
+def test_an_answer_is_presented_with_its_characters(backend):
     kind = kind_of(QuestionAnswering)
     assert kind.present([46, 51], None, [("who", CONTEXT)], {}) == {"answer": "Paris", "start": 46, "end": 51}
 
@@ -160,13 +160,13 @@ def test_an_answer_is_presented_with_its_characters(backend):  # noqa: F811
         ([[{"text": " ", "start": 3}]], "row 1: answer .* is not an object with a text"),
     ],
 )
-def test_a_row_whose_answer_cannot_be_learned_is_named(answers, message, backend):  # noqa: F811
+def test_a_row_whose_answer_cannot_be_learned_is_named(answers, message, backend):
     columns = {"question": ["who"], "context": [CONTEXT], "answers": answers}
     with pytest.raises(DataError, match=f"given.csv, {message}"):
         fitted(QuestionAnswering, columns, backend, options={"stride": 2})
 
 
-def test_an_empty_context_is_named(backend):  # noqa: F811
+def test_an_empty_context_is_named(backend):
     columns = {"question": ["who"], "context": [" "], "answers": [[]]}
     with pytest.raises(DataError, match="no question of given.csv has an answer"):
         fitted(QuestionAnswering, columns, backend, **NONE)

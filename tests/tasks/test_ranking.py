@@ -46,27 +46,27 @@ def test_scores_of_all_candidates_are_put_into_rows():
 
 
 @pytest.mark.parametrize(("options", "requests"), [(BI, 4), (CROSS, 3)])
-def test_a_row_has_as_many_sequences_as_it_needs(options, requests, backend):  # noqa: F811
+def test_a_row_has_as_many_sequences_as_it_needs(options, requests, backend):
     kind, features = fitted(Ranking, REPLIES, backend, **options)
     assert features.counts.tolist() == [requests, requests - 1, requests - 1]
     assert len(features.requests[0]) == requests
 
 
-def test_the_loss_is_the_cross_entropy_of_the_right_candidate(backend):  # noqa: F811
+def test_the_loss_is_the_cross_entropy_of_the_right_candidate(backend):
     kind, features = fitted(Ranking, REPLIES, backend, **CROSS)
     outputs = torch.tensor([[0.0, math.log(2), 0.0], [0.0, 0.0, -INF], [math.log(3), 0.0, -INF]])
     # Probabilities of candidates 1, 0, 1: 2/4, 1/2, 1/4. −log: log 2, log 2, 2 log 2; mean 4/3 log 2.
     assert kind.loss(outputs, part(kind, features).columns).item() == pytest.approx(4 / 3 * math.log(2))
 
 
-def test_probabilities_of_several_right_candidates_are_added(backend):  # noqa: F811
+def test_probabilities_of_several_right_candidates_are_added(backend):
     columns = {"text": ["the cat"], "candidates": [["a mat", "good", "bad", "fine"]], "label": [[0, 1]]}
     kind, features = fitted(Ranking, columns, backend, **CROSS)
     loss = kind.loss(torch.zeros(1, 4), part(kind, features).columns)
     assert loss.item() == pytest.approx(math.log(2))  # 1/4 + 1/4
 
 
-def test_candidates_of_the_batch_are_wrong_unless_they_are_the_same_text(backend):  # noqa: F811
+def test_candidates_of_the_batch_are_wrong_unless_they_are_the_same_text(backend):
     kind, features = fitted(Ranking, REPLIES, backend, **IN_BATCH)
     columns = part(kind, features).columns
     # Three own columns, then the batch's seven: mat, good, not fine; paris, london; very bad, mat. All scores are 0.
@@ -78,7 +78,7 @@ def test_candidates_of_the_batch_are_wrong_unless_they_are_the_same_text(backend
     assert kind.loss(outputs, columns).item() == pytest.approx(expected)
 
 
-def test_in_training_the_two_encoder_head_scores_the_whole_batch(backend, encoder_folder):  # noqa: F811
+def test_in_training_the_two_encoder_head_scores_the_whole_batch(backend, encoder_folder):
     kind, features = fitted(Ranking, REPLIES, backend, **IN_BATCH)
     model, batch = model_of(kind, encoder_folder), batch_of(kind, features)
     assert model(batch)["t"].shape == (3, 3)
@@ -90,7 +90,7 @@ def test_in_training_the_two_encoder_head_scores_the_whole_batch(backend, encode
     assert_close(own[2, :2], scores[2, 8:10])
 
 
-def test_scores_of_two_encoders_are_scaled_cosines(backend, encoder_folder):  # noqa: F811
+def test_scores_of_two_encoders_are_scaled_cosines(backend, encoder_folder):
     same = {"text": ["the cat"], "candidates": [["the cat", "bob ran"]], "label": [0]}
     kind, features = fitted(Ranking, same, backend, **BI)
     with torch.no_grad():
@@ -100,21 +100,21 @@ def test_scores_of_two_encoders_are_scaled_cosines(backend, encoder_folder):  # 
 
 
 @pytest.mark.parametrize("options", [BI, CROSS])
-def test_the_loss_is_the_mean_over_rows(options, backend, encoder_folder):  # noqa: F811
+def test_the_loss_is_the_mean_over_rows(options, backend, encoder_folder):
     kind, features = fitted(Ranking, REPLIES, backend, **options)
     model = model_of(kind, encoder_folder)
     alone = [loss_of(kind, model, features, [row]) for row in range(3)]
     assert loss_of(kind, model, features) == pytest.approx(sum(alone) / 3, rel=1e-4)
 
 
-def test_candidates_are_decoded_best_first(backend):  # noqa: F811
+def test_candidates_are_decoded_best_first(backend):
     kind, _ = fitted(Ranking, REPLIES, backend)
     assert kind.decode(torch.tensor([[0.0, 2.0, 1.0], [3.0, 4.0, -INF]]), {}) == [[1, 2, 0], [1, 0]]
     shown = kind.present([1, 2, 0], None, ["the cat sat", "a mat", "good", "not fine"], {})
     assert shown == {"best": "good", "ranking": [1, 2, 0]}
 
 
-def test_ranking_candidates_as_they_come_is_trivial(backend):  # noqa: F811
+def test_ranking_candidates_as_they_come_is_trivial(backend):
     kind, features = fitted(Ranking, REPLIES, backend)
     # Right candidates are at ranks 2, 1 and 2.
     assert kind.primary_metric(kind.trivial_outcome(features)) == pytest.approx(1 / 3)
@@ -132,13 +132,13 @@ def test_ranking_candidates_as_they_come_is_trivial(backend):  # noqa: F811
         ({"label": [[]]}, r"row 1: label is \[\]; the number of the right candidate is needed"),
     ],
 )
-def test_a_row_that_cannot_be_ranked_is_named(changes, message, backend):  # noqa: F811
+def test_a_row_that_cannot_be_ranked_is_named(changes, message, backend):
     columns = {role: [values[0]] for role, values in REPLIES.items()} | changes
     with pytest.raises(DataError, match=f"given.csv, {message}"):
         fitted(Ranking, columns, backend)
 
 
-def test_one_candidate_a_row_needs_negatives_of_the_batch(backend):  # noqa: F811
+def test_one_candidate_a_row_needs_negatives_of_the_batch(backend):
     columns = {"text": ["the cat", "bob"], "candidates": [["good"], ["bad"]], "label": [0, 0]}
     with pytest.raises(DataError, match=r"has one candidate; there is nothing to tell apart.*negatives to batch"):
         fitted(Ranking, columns, backend)

@@ -34,14 +34,14 @@ def test_spans_of_a_text_count_characters():
     ]
 
 
-def test_signs_of_the_text_are_not_taken_for_markers(backend):  # noqa: F811
+def test_signs_of_the_text_are_not_taken_for_markers(backend):
     columns = {**RELATIONS, "tokens": [["@", "cat", "#", "on", "a", "mat"], *RELATIONS["tokens"][1:]]}
     kind, _ = fitted(RelationExtraction, columns, backend)
     request = kind.requests(rows_of(columns))[0]
     assert [request.count(mark) for mark in "@#"] == [2, 2]
 
 
-def test_the_head_reads_the_markers_that_open_head_and_tail(backend):  # noqa: F811
+def test_the_head_reads_the_markers_that_open_head_and_tail(backend):
     kind, features = fitted(RelationExtraction, RELATIONS, backend)
     # [CLS] the @ cat @ sat on # a mat # [SEP]; [CLS] # b ...: "bob" is a word of the vocabulary, "new" is not.
     assert features.columns["markers"].tolist()[:2] == [[2, 7], [6, 1]]
@@ -62,7 +62,7 @@ def test_a_relation_in_the_wrong_direction_is_wrong_and_counts_for_its_type():
     assert macro_f1(outcome) == pytest.approx(0.2)
 
 
-def test_the_label_for_no_relation_does_not_count(backend):  # noqa: F811
+def test_the_label_for_no_relation_does_not_count(backend):
     kind, features = fitted(RelationExtraction, RELATIONS, backend)
     outcome = kind.outcome(features, ["On(e1,e2)", "To(e2,e1)", "To(e2,e1)"], None)
     # On: 1 of 1, F1 1. To: found twice, once rightly, there once: F1 2 · 1 / (2 + 1) = 2/3. Mean 5/6.
@@ -77,14 +77,14 @@ def test_a_relation_without_a_direction_is_its_own_type():
     assert relation_type("Cause-Effect(e2,e1)") == "Cause-Effect"
 
 
-def test_sure_outputs_are_decoded_to_the_gold_answers(backend):  # noqa: F811
+def test_sure_outputs_are_decoded_to_the_gold_answers(backend):
     kind, features = fitted(RelationExtraction, RELATIONS, backend)
     columns = part(kind, features).columns
     outputs = 20 * torch.nn.functional.one_hot(columns["label"], 3).float()
     assert kind.decode(outputs, columns) == kind.gold(features) == RELATIONS["label"]
 
 
-def test_the_gradient_reaches_head_and_encoder(backend, encoder_folder):  # noqa: F811
+def test_the_gradient_reaches_head_and_encoder(backend, encoder_folder):
     kind, features = fitted(RelationExtraction, RELATIONS, backend)
     model, batch = model_of(kind, encoder_folder), batch_of(kind, features)
     model.loss("t", model(batch)["t"], batch).backward()
@@ -109,7 +109,7 @@ def test_a_row_that_cannot_be_marked_is_named(changes, message):
         kind_of(RelationExtraction).requests(rows_of(columns))
 
 
-def test_an_entity_that_is_cut_off_is_named(backend):  # noqa: F811
+def test_an_entity_that_is_cut_off_is_named(backend):
     kind = kind_of(RelationExtraction, backend)
     kind.fit(rows_of(RELATIONS))
     with pytest.raises(DataError, match=r"given.csv, row 1: an entity lies beyond encoder.max_length. Raise it"):

@@ -20,17 +20,17 @@ TEXTS = {"text": ["The cat sat", "the dog, the Cat", "the mat", "The mat is a ca
 OPTIONS = {"options": {"fewest": 2, "most": 0.6}}
 
 
-def test_classes_are_words_of_enough_rows_and_not_too_many(backend):  # noqa: F811
+def test_classes_are_words_of_enough_rows_and_not_too_many(backend):
     kind, _ = fitted(SMLMT, TEXTS, backend, **OPTIONS)
     assert kind.labels == ("cat", "dog", "mat")
 
 
-def test_the_most_frequent_classes_are_kept(backend):  # noqa: F811
+def test_the_most_frequent_classes_are_kept(backend):
     kind, _ = fitted(SMLMT, TEXTS, backend, options={"fewest": 2, "most": 0.6, "classes": 2})
     assert kind.labels == ("cat", "dog")
 
 
-def test_a_text_hides_the_rarest_of_its_classes_everywhere(backend):  # noqa: F811
+def test_a_text_hides_the_rarest_of_its_classes_everywhere(backend):
     kind, features = fitted(SMLMT, TEXTS, backend, **OPTIONS)
     assert [texts[0] for texts in features.requests] == [
         "The [MASK] sat",
@@ -44,7 +44,7 @@ def test_a_text_hides_the_rarest_of_its_classes_everywhere(backend):  # noqa: F8
     assert tokens == ["[CLS]", "the", "[MASK]", "sat", "[SEP]"]
 
 
-def test_a_row_that_hides_nothing_counts_nowhere(backend, encoder_folder):  # noqa: F811
+def test_a_row_that_hides_nothing_counts_nowhere(backend, encoder_folder):
     kind, _ = fitted(SMLMT, TEXTS, backend, **OPTIONS)
     features = featurize(kind, rows_of({"text": ["bob ran", "the cat"]}), Tokenizer(backend, 32))
     assert kind.gold(features) == [None, "cat"]
@@ -56,12 +56,12 @@ def test_a_row_that_hides_nothing_counts_nowhere(backend, encoder_folder):  # no
     assert list(kind.classes_of(features)) == [(), (0,)]
 
 
-def test_the_loss_is_the_cross_entropy_of_the_hidden_word(backend):  # noqa: F811
+def test_the_loss_is_the_cross_entropy_of_the_hidden_word(backend):
     kind, features = fitted(SMLMT, TEXTS, backend, **OPTIONS)
     assert kind.loss(torch.zeros(5, 3), part(kind, features).columns).item() == pytest.approx(math.log(3))
 
 
-def test_an_episode_has_as_many_words_as_ways(backend):  # noqa: F811
+def test_an_episode_has_as_many_words_as_ways(backend):
     kind, features = fitted(SMLMT, TEXTS, backend, **OPTIONS)
     pool = Pool(features, kind, 2)  # dog and mat stand for two rows each
     episode = collate_episode(pool.draw(np.random.default_rng(0), "t", 2, 1, 1), features, kind)
@@ -69,12 +69,12 @@ def test_an_episode_has_as_many_words_as_ways(backend):  # noqa: F811
     assert (episode.support.rows, episode.query.rows) == (2, 2)
 
 
-def test_too_few_words_are_an_error(backend):  # noqa: F811
+def test_too_few_words_are_an_error(backend):
     with pytest.raises(DataError, match=r"given.csv has 0 words that are in 20 to 0.25 of its 5 rows; two are needed"):
         fitted(SMLMT, TEXTS, backend)
 
 
-def test_an_empty_text_is_named(backend):  # noqa: F811
+def test_an_empty_text_is_named(backend):
     with pytest.raises(DataError, match=r"given.csv, row 2: column 'text' is empty"):
         fitted(SMLMT, {"text": ["the cat", ""]}, backend, **OPTIONS)
 
@@ -94,7 +94,7 @@ def test_episodes_of_unlabelled_text_train_any_episodic_strategy(experiment_valu
     assert results["models"]
 
 
-def test_a_text_with_a_mask_of_its_own_is_read_as_it_is(backend):  # noqa: F811
+def test_a_text_with_a_mask_of_its_own_is_read_as_it_is(backend):
     kind = kind_of(SMLMT, backend, **OPTIONS)
     kind.load_state({"labels": ["cat", "dog"], "majority": "cat"})
     assert kind.requests(rows_of({"text": ["the [MASK] and the cat"]})) == ["the [MASK] and the cat"]
