@@ -43,7 +43,12 @@ def _main(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to standard error.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    no_plugins: Annotated[
+        list[str] | None, typer.Option("--no-plugins", help="A plugin to leave out, by its name. Repeatable.")
+    ] = None,
 ) -> None:
+    if no_plugins:
+        os.environ["MTL_NO_PLUGINS"] = ",".join(no_plugins)
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
 
 

@@ -35,11 +35,11 @@ class MultiTaskModel(nn.Module):
                 head = kind.head(encoder.hidden)
             if not isinstance(head, nn.Module):
                 raise PluginError(f"Kind {kind.task.kind!r}: head() returned {type(head).__name__}, not an nn.Module.")
-            self.heads[_key(name)] = head
+            self.heads[head_key(name)] = head
 
     def head(self, task: str) -> nn.Module:
         """Return a task's head."""
-        return self.heads[_key(task)]
+        return self.heads[head_key(task)]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Run the encoder once and every head that has rows in the batch.
@@ -82,7 +82,7 @@ class MultiTaskModel(nn.Module):
         return groups
 
 
-def _key(task: str) -> str:
+def head_key(task: str) -> str:
     """Make a task's name a module's: nn.Module reserves the dot, and the names of its own attributes (``type``)."""
     key = task.replace(".", ":")
     return f"{key}:" if hasattr(nn.ModuleDict, key) or key == "training" else key
