@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ import typer
 
 import mtl
 from mtl.errors import DataError, MTLError
+from mtl.kit import JsonOption, PluginOption, check, data, new, print_json, show_tables
 
 app = typer.Typer(
     help="Train many NLP tasks on one shared Transformer encoder, and see whether it was worth it.",
@@ -23,13 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-PluginOption = Annotated[
-    list[str] | None,
-    typer.Option("--plugin", help="A plugin that is not installed: module:object or file.py:object. Repeatable."),
-]
 SetOption = Annotated[list[str] | None, typer.Option("--set", "-s", help="Override a key: --set budget.epochs=1. Repeatable.")]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for runs.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 _CHUNK_LINES = 1024
 #: What typer raises for a wrong command line. Newer versions bring their own click, so its name is not the same in all.
 _UsageError: Any = typer.BadParameter.__bases__[0]
@@ -47,7 +43,12 @@ def _main(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to standard error.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    no_plugins: Annotated[
+        list[str] | None, typer.Option("--no-plugins", help="A plugin to leave out, by its name. Repeatable.")
+    ] = None,
 ) -> None:
+    if no_plugins:
+        os.environ["MTL_NO_PLUGINS"] = ",".join(no_plugins)
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
 
 
@@ -82,7 +83,7 @@ def _run(
     display = Bars() if sys.stderr.isatty() else Quiet()
     finished = experiment.run(display) if bundles is None else experiment.transfer(bundles, display)
     if as_json:
-        _print_json({"folder": str(finished.folder), "runs": finished.runs})
+        print_json({"folder": str(finished.folder), "runs": finished.runs})
         return
     _show(finished.folder)
     typer.echo(f"Everything is in {finished.folder}. Look again with: mtl report {finished.folder}")
@@ -189,9 +190,9 @@ def tasks(plugin: PluginOption = None, as_json: JsonOption = False) -> None:
             {"name": task.name, "kind": task.kind, "plugin": plugins.tasks.origin(task.name), "description": task.description}
             for task in found
         ]
-        _print_json({"tasks": listed, "kinds": [{"name": name, "plugin": plugins.kinds.origin(name)} for name in plugins.kinds]})
+        print_json({"tasks": listed, "kinds": [{"name": name, "plugin": plugins.kinds.origin(name)} for name in plugins.kinds]})
         return
-    _show_tables(
+    show_tables(
         [
             Table(
                 "Tasks",
@@ -215,7 +216,7 @@ def plugins(plugin: PluginOption = None, as_json: JsonOption = False) -> None:
     loaded = load_plugins(plugin or [])
     brought = {info.name: loaded.registered_by(info) for info in loaded.infos.values()}
     if as_json:
-        _print_json([vars(info) | {"registered": brought[info.name]} for info in loaded.infos.values()])
+        print_json([vars(info) | {"registered": brought[info.name]} for info in loaded.infos.values()])
         return
     rows = [
         [
@@ -226,7 +227,7 @@ def plugins(plugin: PluginOption = None, as_json: JsonOption = False) -> None:
         ]
         for info in loaded.infos.values()
     ]
-    _show_tables([Table("Plugins", ["name", "from", "state", "brings"], rows, figures=False)])
+    show_tables([Table("Plugins", ["name", "from", "state", "brings"], rows, figures=False)])
 
 
 @app.command()
@@ -238,7 +239,7 @@ def report(
 
     comparison, results = read_results(folder)
     if as_json:
-        _print_json({"comparison": comparison, "results": results})
+        print_json({"comparison": comparison, "results": results})
         return
     if comparison is None:
         write_report(folder, results[0])
@@ -250,21 +251,7 @@ def report(
 def _show(folder: Path) -> None:
     from mtl.report.write import read_results, tables_of
 
-    _show_tables(tables_of(*read_results(folder)))
-
-
-def _show_tables(tables: Iterable[Any]) -> None:
-    from rich.console import Console
-
-    console = Console()
-    for table in tables:
-        table.show(console)
-
-
-def _print_json(value: Any) -> None:
-    from mtl.files import to_json
-
-    typer.echo(to_json(value), nl=False)
+    show_tables(tables_of(*read_results(folder)))
 
 
 def _warn_of_failures(plugins: Any) -> None:
@@ -313,6 +300,10 @@ def _chunks(rows: Iterator[Any]) -> Iterator[list[Any]]:
             chunk = []
     if chunk:
         yield chunk
+
+
+for _command in (data, check, new):
+    app.command()(_command)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 from pydantic import ValidationError
 
 from mtl.errors import ConfigError, PluginError, did_you_mean, explain_validation
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from mtl.data.features import Columns, Features, Tokenized
     from mtl.data.rows import Rows
+    from mtl.data.vocabulary import Vocabulary
+    from mtl.model.encoder import Encoded
 
 #: What the tokenizer is to encode: a text, a pair of texts in one sequence, or a text split into words.
 Request = str | tuple[str, str] | list[str]
@@ -33,8 +36,8 @@ class TaskKind(ABC):
 
     The engine calls, in this order: :meth:`fit` on the training rows, :meth:`requests` and
     :meth:`targets` on every split, :meth:`head` once, then for each batch the head, :meth:`loss` while
-    training and :meth:`decode` otherwise. A kind sees rows, tensors and answers, never files, the
-    tokenizer, the encoder or another task.
+    training and :meth:`answer` otherwise. A kind sees rows, tensors and answers, and the encoder's
+    vocabulary if it predicts tokens; never files, the encoder itself or another task.
 
     Attributes:
         roles: The columns it reads, each with whether it must be there.
@@ -42,6 +45,7 @@ class TaskKind(ABC):
         metrics: What it can be measured by; the first is the default primary metric.
         Options: Its options, as a pydantic model.
         needs_words: Whether it asks where words are in the sequences.
+        vocabulary: The encoder's tokens; there before :meth:`fit` is called.
         episodic: Whether it can be learned from a few examples. Its head is then a
             :class:`mtl.model.heads.LinearHead`, and it says below what an episode of it is.
         likelihood_factor: c in the likelihood −log p = c · loss / σ² + log σ: 1 for a softmax, ½ for a
@@ -58,6 +62,7 @@ class TaskKind(ABC):
 
     def __init__(self, task: Task, extra_metrics: Sequence[Metric] = ()) -> None:
         self.task = task
+        self.vocabulary: Vocabulary
         self.all_metrics: dict[str, Metric] = {metric.name: metric for metric in self.metrics}
         for metric in extra_metrics:
             if metric.name in self.all_metrics:
@@ -75,10 +80,37 @@ class TaskKind(ABC):
             where = f"Task {task.name!r}, options of kind {task.kind!r}"
             raise explain_validation(error, where, self.Options.model_fields) from error
 
+    @classmethod
+    def sample(cls) -> dict[str, Any]:
+        """Return the keys of a tiny :class:`mtl.Task` of this kind, with eight rows or more, for ``mtl check`` and ``mtl new``.
+
+        ``{"data": [...]}``, and ``options`` or ``labels`` where the rows need them.
+        """
+        return {}
+
     @property
     def sequences(self) -> int:
-        """How many sequences a row is encoded as."""
+        """How many requests a row has; 0 if rows differ in that, see :meth:`sequence_counts`."""
         return 1
+
+    def sequence_counts(self, rows: Rows) -> Array:
+        """Return how many requests each row has, ``[rows]``."""
+        return np.full(len(rows), self.sequences, dtype=np.int64)
+
+    @property
+    def stride(self) -> int | None:
+        """How many tokens the windows share into which long texts are parted; ``None`` to cut long texts off."""
+        return None
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether :meth:`calibrate` is to be called after training."""
+        return False
+
+    @property
+    def couples_rows(self) -> bool:
+        """Whether a row's loss depends on its company in the batch, as with in-batch negatives."""
+        return False
 
     def readable(self, columns: Collection[str]) -> bool:
         """Tell whether rows with these columns can be predicted."""
@@ -108,7 +140,7 @@ class TaskKind(ABC):
 
     @abstractmethod
     def requests(self, rows: Rows) -> list[Request]:
-        """Say what is to be encoded: ``sequences`` requests a row, in the order of the rows."""
+        """Say what is to be encoded: :meth:`sequence_counts` requests a row, in the order of the rows."""
 
     def alignment(self, tokenized: Tokenized) -> Columns:
         """Return columns that the head or :meth:`decode` needs beside the sequences, with or without targets."""
@@ -121,6 +153,21 @@ class TaskKind(ABC):
         Raises:
             DataError: If a target is missing, of the wrong type or unknown; names file and row.
         """
+
+    def redraw(self, features: Features, ids: Sequence[int], rng: np.random.Generator) -> Features | None:
+        """Return the rows at ``ids`` as they are to be read this time, as with dynamic masking.
+
+        Called with all rows once, when they are first made, and then for each batch of training.
+
+        Args:
+            features: The rows of a split.
+            ids: Those to return.
+            rng: Of everything random.
+
+        Returns:
+            ``None`` if rows are always the same.
+        """
+        return None
 
     def units(self, batch: Batch, rows: int) -> int:
         """Count what the loss is a mean over: rows by default."""
@@ -141,6 +188,27 @@ class TaskKind(ABC):
     @abstractmethod
     def decode(self, outputs: Tensor, batch: Batch) -> list[Any]:
         """Return the answers in the form of :meth:`gold`, one a row."""
+
+    def answer(self, head: nn.Module, encoded: Encoded, outputs: Tensor, batch: Batch) -> list[Any]:
+        """Return the answers, one a row: by default what :meth:`decode` makes of ``outputs``.
+
+        A kind that answers step by step, as in writing a text, does it here.
+
+        Args:
+            head: What :meth:`head` made, trained.
+            encoded: The rows as encoded.
+            outputs: What the head gave for them.
+            batch: Their columns; without targets when predicting.
+        """
+        return self.decode(outputs, batch)
+
+    def calibrate(self, features: Features, scores: Array | None) -> None:
+        """Choose thresholds and the like on the validation split, once the weights are trained.
+
+        Args:
+            features: The split.
+            scores: Of its rows, as :meth:`scores` gives them.
+        """
 
     @abstractmethod
     def trivial(self) -> Any:
@@ -175,13 +243,15 @@ class TaskKind(ABC):
         """Names of the classes of :meth:`classes_of`."""
         return self.labels
 
-    def present(self, answer: Any, scores: Array | None, request: Request, batch: Mapping[str, Array]) -> dict[str, Any]:
+    def present(
+        self, answer: Any, scores: Array | None, requests: Sequence[Request], batch: Mapping[str, Array]
+    ) -> dict[str, Any]:
         """Return one prediction as a JSON object for people and programs.
 
         Args:
             answer: What :meth:`decode` gave for the row.
             scores: The row of :meth:`scores`, ``[labels]``.
-            request: The row's first request.
+            requests: The row's requests.
             batch: The row's alignment columns.
         """
         return {"answer": answer}

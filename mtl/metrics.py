@@ -23,12 +23,14 @@ class Outcome:
         predicted: The model's answers, one a row, in the same form.
         scores: Probabilities where the kind has them, ``[rows, labels]``.
         labels: Label names in the order of ``scores``.
+        loss: The mean loss per predicted unit, NaN where there is none.
     """
 
     gold: Sequence[Any]
     predicted: Sequence[Any]
     scores: Array | None = None
     labels: tuple[str, ...] = ()
+    loss: float = math.nan
 
 
 @dataclass(frozen=True)

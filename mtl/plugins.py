@@ -15,7 +15,7 @@ from typing import Any
 import pluggy
 
 from mtl import hookspecs
-from mtl.errors import DuplicateNameError, MTLError, PluginError, did_you_mean
+from mtl.errors import DuplicateNameError, MTLError, PluginError, UnknownNameError, did_you_mean
 from mtl.files import why_no_file
 from mtl.metrics import Metric
 from mtl.registry import Registry, must_subclass
@@ -206,7 +206,7 @@ class Plugins:
 
 
 def load_plugins(extra: Sequence[str] = ()) -> Plugins:
-    """Load the bundled plugins, installed ones, those in ``MTL_PLUGINS`` and ``extra``, in this order.
+    """Load the bundled plugins, installed ones, those in ``MTL_PLUGINS`` and ``extra``, but not those in ``MTL_NO_PLUGINS``.
 
     Args:
         extra: ``module:object``, ``module`` or ``file.py:object`` for each plugin that is not installed.
@@ -214,20 +214,30 @@ def load_plugins(extra: Sequence[str] = ()) -> Plugins:
     Raises:
         PluginError: If two plugins have one name, or one that was asked for by name cannot be loaded.
         DuplicateNameError: If two plugins register the same thing.
+        UnknownNameError: If there is no plugin of a name that is to be left out.
     """
-    plugins = Plugins()
+    plugins, left_out = Plugins(), _listed("MTL_NO_PLUGINS")
     plugins.manager.add_hookspecs(hookspecs)
-    for name in BUNDLED:
+    for name in (name for name in BUNDLED if name not in left_out):
         plugins.add(name, "bundled with mtl", lambda name=name: import_module(name))  # type: ignore[misc]
-    for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
+    installed = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
+    for point in (point for point in installed if point.name not in left_out):
         plugins.add(point.name, _distribution(point), point.load)
-    named = [name.strip() for name in os.environ.get("MTL_PLUGINS", "").split(",") if name.strip()]
-    for reference in dict.fromkeys([*named, *extra]):
+    named = [*_listed("MTL_PLUGINS"), *extra]
+    for name in left_out:
+        if name not in (known := [*BUNDLED, *(point.name for point in installed), *named]):
+            raise UnknownNameError("plugin to leave out", name, known)
+    there = {*(point.value for point in installed), *left_out}  # what is installed may be named too
+    for reference in dict.fromkeys(name for name in named if name not in there):
         plugins.add(reference, "named by the user", lambda reference=reference: _load(reference))  # type: ignore[misc]
         if failure := plugins.infos[reference].failure:
             end = "" if failure.endswith((".", "?")) else "."
             raise PluginError(f"Plugin {reference!r} cannot be loaded: {failure}{end}")
     return plugins
+
+
+def _listed(variable: str) -> list[str]:
+    return [name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()]
 
 
 def _distribution(point: EntryPoint) -> str:

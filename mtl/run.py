@@ -14,15 +14,16 @@ import torch
 
 from mtl.components import Builder
 from mtl.config import Choice, ExperimentConfig
-from mtl.data.features import Tokenizer, default_cache, featurize, name_features
+from mtl.data.features import default_cache, featurize, name_features
 from mtl.data.rows import Rows
 from mtl.data.sources import load_file, load_splits
+from mtl.data.tokenizer import Tokenizer
 from mtl.errors import CheckpointError, ConfigError, MTLError, UnknownNameError
 from mtl.files import locked, read_json, to_json, write_json
 from mtl.kind import TaskKind
 from mtl.model.bundle import Bundle, Practice
 from mtl.model.encoder import Encoder, find_device, load_encoder
-from mtl.model.inference import TaskData, evaluate
+from mtl.model.inference import TaskData, calibrate, evaluate
 from mtl.model.multitask import MultiTaskModel
 from mtl.plugins import Plugins
 from mtl.record import RESULTS_VERSION, check_fingerprints, describe, summarize, timing
@@ -215,6 +216,7 @@ class Run:
         if is_target and self._stage:
             files = self._stage.protocol.files(task.name, self._stage.targets_config.shots)
             rows |= {name: load_file(task, path, roles, self.config.base) for name, path in files.items()}
+        kind.vocabulary = tokenizer.vocabulary
         kind.fit(rows["train"])
         splits = {split: featurize(kind, found, tokenizer) for split, found in rows.items()}
         cut = sum(features.tokenized.truncated for features in splits.values())
@@ -268,6 +270,8 @@ class Run:
         self.display.say(f"testing {group}")
         size = config.batch.evaluation_size
         tested = data if strategy.trains_heads else {}
+        for task in tested.values():
+            calibrate(model, task, size=size)
         tests = {name: evaluate(model, task, "test", size=size) for name, task in tested.items()}
         brought = {kind.task.kind: self.plugins.kinds.origin(kind.task.kind) for kind in kinds.values()}
         transferred = self._transfer(encoder, strategy)

@@ -160,7 +160,7 @@ def test_tasks_as_json_and_as_a_table_name_the_same(call):
 
 def test_plugins_show_those_that_failed(call, monkeypatch):
     class Broken:
-        name, dist = "broken", None
+        name, value, dist = "broken", "broken", None
 
         def load(self):
             raise ImportError("left_pad is not there")

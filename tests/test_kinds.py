@@ -9,8 +9,9 @@ import torch
 from torch.testing import assert_close
 
 from mtl.data.batches import collate
-from mtl.data.features import Tokenizer, featurize
+from mtl.data.features import featurize
 from mtl.data.rows import Rows
+from mtl.data.tokenizer import Tokenizer
 from mtl.errors import ConfigError, DataError
 from mtl.metrics import Metric
 from mtl.model.heads import PooledHead, WordHead

@@ -53,7 +53,7 @@ class Point:
     """An entry point of an installed distribution."""
 
     def __init__(self, name: str, plugin: Any, version: str = "1.0") -> None:
-        self.name, self._plugin = name, plugin
+        self.name, self.value, self._plugin = name, f"{name}_module", plugin
         self.dist = SimpleNamespace(name=f"{name}-package", version=version)
 
     def load(self) -> Any:
@@ -313,3 +313,24 @@ def test_every_plugin_is_told_of_a_step(install):
     )
     load_plugins().call("mtl_step_end", run=None, group="", step=3, report=None)
     assert sorted(told) == [("one", 3), ("two", 3)]
+
+
+def test_a_plugin_can_be_left_out_by_its_name(install, monkeypatch):
+    install(kit=registering("mine"), other=registering("yours"))
+    monkeypatch.setenv("MTL_NO_PLUGINS", "kit")
+    loaded = load_plugins()
+    assert "kit" not in loaded.infos
+    assert "yours" in loaded.samplers
+    assert "mine" not in loaded.samplers
+
+
+def test_what_is_to_be_left_out_must_be_there(install, monkeypatch):
+    install(kit=registering("mine"))
+    monkeypatch.setenv("MTL_NO_PLUGINS", "kid")
+    with pytest.raises(UnknownNameError, match=r"Unknown plugin to leave out 'kid'. Did you mean 'kit'\?"):
+        load_plugins()
+
+
+def test_a_plugin_that_is_installed_may_be_named_too(install):
+    install(kit=registering("mine"))
+    assert list(load_plugins(["kit_module"]).infos).count("kit") == 1

@@ -26,12 +26,14 @@ class Part:
         columns: The kind's columns, ``[rows, ...]``.
         rows: How many rows.
         units: How many units the loss is a mean over.
+        counts: Sequences of each row, ``[rows]``, where rows differ in that.
     """
 
     index: Tensor | None
     columns: Mapping[str, Tensor]
     rows: int
     units: int
+    counts: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Batch:
                 part,
                 index=None if part.index is None else part.index.to(device, non_blocking=True),
                 columns={key: value.to(device, non_blocking=True) for key, value in part.columns.items()},
+                counts=None if part.counts is None else part.counts.to(device, non_blocking=True),
             )
             for name, part in self.parts.items()
         }
@@ -91,7 +94,7 @@ def collate(rows: Mapping[str, RowIds], features: Mapping[str, Features], kinds:
         split = features[name]
         index = []
         for row in ids:
-            for sequence in range(row * split.sequences, (row + 1) * split.sequences):
+            for sequence in range(split.offsets[row], split.offsets[row + 1]):
                 tokens, segments = split.tokenized[sequence]
                 key = tokens.tobytes() + (b"" if segments is None else segments.tobytes())
                 place = places.setdefault(key, len(chosen))
@@ -100,7 +103,8 @@ def collate(rows: Mapping[str, RowIds], features: Mapping[str, Features], kinds:
                 index.append(place)
         columns = {key: _column(value, ids) for key, value in split.columns.items()}
         units = len(ids) if kinds is None else kinds[name].units(columns, len(ids))
-        parts[name] = Part(torch.tensor(index), columns, len(ids), units)
+        counts = None if isinstance(split.sequences, int) else torch.from_numpy(split.sequences[np.asarray(ids, dtype=np.int64)])
+        parts[name] = Part(torch.tensor(index), columns, len(ids), units, counts)
     everything = torch.arange(len(chosen))
     for name, part in parts.items():
         if part.index is not None and torch.equal(part.index, everything):

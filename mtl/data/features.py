@@ -1,27 +1,23 @@
-"""Tokenised rows, made once and cached by what they were made from."""
+"""Features: rows of a split as numbers, tokenised once."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from mtl.data.rows import Rows, join_rows
-from mtl.files import write_atomic
+from mtl.errors import MTLError
 from mtl.metrics import Array
 
 if TYPE_CHECKING:
+    from mtl.data.tokenizer import Tokenizer
     from mtl.kind import Request, TaskKind
-
-_CHUNK = 2048
-_CACHE_VERSION = "1"
 
 
 @dataclass(frozen=True)
@@ -93,6 +89,9 @@ class Tokenized:
             kinds that need words.
         word_chars: Start and end of each word in the text, ``[words, 2]`` flattened; for texts only.
         truncated: How many sequences were cut at the encoder's longest length.
+        token_chars: Start and end of each token in the text, of a pair in the second, ``[tokens, 2]`` flattened, −1 for
+            tokens that are not of it; for kinds that ask for windows.
+        origin: The request that each sequence is a window of, ``[sequences]``; ``None`` if each has a sequence of its own.
     """
 
     input_ids: Ragged
@@ -100,6 +99,8 @@ class Tokenized:
     first_token: Ragged
     word_chars: Ragged
     truncated: int = 0
+    token_chars: Ragged = field(default_factory=lambda: Ragged.of([]))
+    origin: Array | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -110,8 +111,11 @@ class Tokenized:
     def take(self, indices: Sequence[int]) -> Tokenized:
         """Return the sequences at ``indices``, in that order."""
         segments = None if self.token_type_ids is None else self.token_type_ids.take(indices)
-        first, chars = (column.take(indices) if len(column) else column for column in (self.first_token, self.word_chars))
-        return Tokenized(self.input_ids.take(indices), segments, first, chars)
+        first, chars, spans = (
+            column.take(indices) if len(column) else column for column in (self.first_token, self.word_chars, self.token_chars)
+        )
+        origin = None if self.origin is None else self.origin[np.asarray(indices, dtype=np.int64)]
+        return Tokenized(self.input_ids.take(indices), segments, first, chars, token_chars=spans, origin=origin)
 
 
 @dataclass(frozen=True)
@@ -119,36 +123,48 @@ class Features:
     """One split of one task, ready for batches.
 
     Attributes:
-        tokenized: The sequences, ``sequences`` of them a row.
-        sequences: How many sequences a row has.
+        tokenized: The sequences, those of a row one after the other.
+        sequences: How many sequences each row has, ``[rows]``, or all of them.
         columns: Alignment and targets, by name.
         rows: The rows they were made from.
+        requests: What was encoded, the requests of each row.
     """
 
     tokenized: Tokenized
-    sequences: int
+    sequences: int | Array
     columns: Columns
     rows: Rows
-    requests: Sequence[Request] = field(repr=False, default=())
+    requests: Sequence[Sequence[Request]] = field(repr=False, default=())
 
     def __len__(self) -> int:
-        return len(self.tokenized) // self.sequences
+        return len(self.tokenized) // self.sequences if isinstance(self.sequences, int) else len(self.sequences)
+
+    @cached_property
+    def counts(self) -> Array:
+        """How many sequences each row has, ``[rows]``."""
+        return np.full(len(self), self.sequences, dtype=np.int64) if isinstance(self.sequences, int) else self.sequences
+
+    @cached_property
+    def offsets(self) -> Array:
+        """Where the sequences of each row start, and the end, ``[rows + 1]``."""
+        return np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int64)
 
     @property
     def lengths(self) -> Array:
         """Tokens of each row's longest sequence, ``[rows]``."""
-        longest: Array = self.tokenized.input_ids.lengths.reshape(-1, self.sequences).max(axis=1)
+        longest: Array = np.maximum.reduceat(self.tokenized.input_ids.lengths, self.offsets[:-1])
         return longest
 
     def take(self, indices: Sequence[int]) -> Features:
         """Return the rows at ``indices``, in that order."""
-        sequences = [row * self.sequences + place for row in indices for place in range(self.sequences)]
+        sequences = [place for row in indices for place in range(self.offsets[row], self.offsets[row + 1])]
         chosen = np.asarray(indices, dtype=np.int64)
+        counts = self.sequences if isinstance(self.sequences, int) else self.sequences[chosen]
         columns = {
             name: column.take(indices) if isinstance(column, Ragged) else column[chosen] for name, column in self.columns.items()
         }
-        requests = [self.requests[place] for place in sequences] if self.requests else ()
-        return Features(self.tokenized.take(sequences), self.sequences, columns, self.rows.take(indices), requests)
+        requests = [self.requests[row] for row in indices] if self.requests else ()
+        return Features(self.tokenized.take(sequences), counts, columns, self.rows.take(indices), requests)
 
 
 def join(parts: Sequence[Features]) -> Features:
@@ -163,118 +179,27 @@ def join(parts: Sequence[Features]) -> Features:
         _join_ragged([found.first_token for found in tokenized]),
         _join_ragged([found.word_chars for found in tokenized]),
         sum(found.truncated for found in tokenized),
+        _join_ragged([found.token_chars for found in tokenized]),
     )
     columns: dict[str, Any] = {}
     for name, first in parts[0].columns.items():
         own: list[Any] = [part.columns[name] for part in parts]
         columns[name] = _join_ragged(own) if isinstance(first, Ragged) else np.concatenate(own)
-    requests = [request for part in parts for request in part.requests]
-    return Features(joined, parts[0].sequences, columns, join_rows([part.rows for part in parts]), requests)
+    requests = [own for part in parts for own in part.requests]
+    fixed = isinstance(parts[0].sequences, int)
+    counts = parts[0].sequences if fixed else np.concatenate([part.counts for part in parts])
+    return Features(joined, counts, columns, join_rows([part.rows for part in parts]), requests)
 
 
-class Tokenizer:
-    """A Hugging Face fast tokenizer with a length limit and a cache on disk.
+class WindowError(MTLError, ValueError):
+    """A request leaves no room for windows; it is named by its number."""
 
-    Args:
-        backend: The ``PreTrainedTokenizerFast``.
-        max_length: The most tokens of a sequence.
-        cache: Folder of cached sequences; ``None`` keeps nothing.
-        segments: Whether the encoder reads ``token_type_ids``.
-    """
-
-    def __init__(self, backend: Any, max_length: int, cache: Path | None = None, *, segments: bool = True) -> None:
-        self.backend, self.max_length, self.cache = backend, max_length, cache
-        self.pad_id = int(backend.pad_token_id or 0)
-        self.has_segments = segments and "token_type_ids" in backend.model_input_names
-        backend.backend_tokenizer.no_truncation()  # set anew by every call; the fingerprint is not to depend on the last
-        backend.backend_tokenizer.no_padding()
-        rules = backend.backend_tokenizer.to_str()
-        self._fingerprint = f"{_CACHE_VERSION}|{max_length}|{self.has_segments}|{hashlib.sha256(rules.encode()).hexdigest()}"
-
-    def __call__(self, requests: Sequence[Request], *, words: bool = False) -> Tokenized:
-        """Tokenise ``requests``, or take them from the cache; ``words`` asks for the places of words too."""
-        if self.cache is None:
-            return self.uncached(requests, words)
-        digest = hashlib.sha256(f"{self._fingerprint}|{words}".encode())
-        for request in requests:
-            digest.update(repr(request).encode())
-        path = self.cache / f"{digest.hexdigest()[:32]}.safetensors"
-        if path.is_file():
-            try:
-                return self._unpack(load_file(path))
-            except (SafetensorError, OSError, KeyError):
-                path.unlink(missing_ok=True)  # a torn cache file is made again
-        tokenized = self.uncached(requests, words)
-        write_atomic(path, lambda temporary: save_file(_pack(tokenized), temporary))
-        return tokenized
-
-    def uncached(self, requests: Sequence[Request], words: bool) -> Tokenized:
-        """Tokenise ``requests`` without looking at the cache."""
-        ids: list[list[int]] = []
-        segments: list[list[int]] = []
-        firsts: list[list[int]] = []
-        chars: list[list[int]] = []
-        truncated = 0
-        for start in range(0, len(requests), _CHUNK):
-            chunk = requests[start : start + _CHUNK]
-            encoded = self._encode(chunk)
-            ids += encoded["input_ids"]
-            segments += encoded["token_type_ids"] if self.has_segments else []
-            truncated += sum(bool(encoding.overflowing) for encoding in encoded.encodings)
-            for request, encoding in zip(chunk, encoded.encodings, strict=True) if words else ():
-                first, spans = _words(encoding, len(request) if isinstance(request, list) else 0)
-                firsts.append(first)
-                chars.append([] if isinstance(request, list) else spans)
-        return Tokenized(
-            Ragged.of(ids, "int32", self.pad_id),
-            Ragged.of(segments, "int8") if self.has_segments else None,
-            Ragged.of(firsts, "int32", -1),
-            Ragged.of(chars, "int32"),
-            truncated,
+    def __init__(self, request: int, taken: int, room: int, stride: int) -> None:
+        self.request = request
+        super().__init__(
+            f"the first text has {taken} tokens, which leaves no room in {room} for windows that share {stride}. Shorten it, "
+            "raise encoder.max_length, or lower the option stride."
         )
-
-    def _encode(self, chunk: Sequence[Request]) -> Any:
-        options = {"truncation": True, "max_length": self.max_length}
-        options |= {"return_attention_mask": False, "return_token_type_ids": self.has_segments}
-        if isinstance(chunk[0], tuple):
-            return self.backend([pair[0] for pair in chunk], [pair[1] for pair in chunk], **options)
-        return self.backend(list(chunk), is_split_into_words=isinstance(chunk[0], list), **options)
-
-    def _unpack(self, arrays: dict[str, Array]) -> Tokenized:
-        def ragged(name: str, fill: int = 0) -> Ragged:
-            return Ragged(arrays[name], arrays[f"{name}.offsets"], fill)
-
-        return Tokenized(
-            ragged("input_ids", self.pad_id),
-            ragged("token_type_ids") if self.has_segments else None,
-            ragged("first_token", -1),
-            ragged("word_chars"),
-            int(arrays["truncated"][0]),
-        )
-
-
-def _pack(tokenized: Tokenized) -> dict[str, Array]:
-    arrays: dict[str, Array] = {"truncated": np.array([tokenized.truncated])}
-    for name in ("input_ids", "token_type_ids", "first_token", "word_chars"):
-        if (column := getattr(tokenized, name)) is not None:
-            arrays[name], arrays[f"{name}.offsets"] = column.values, column.offsets
-    return arrays
-
-
-def _words(encoding: Any, count: int) -> tuple[list[int], list[int]]:
-    """Find each word's first token and characters; ``count`` is the number of words if it is known."""
-    word_ids, sequence_ids, offsets = encoding.word_ids, encoding.sequence_ids, encoding.offsets
-    count = count or max((w for w, s in zip(word_ids, sequence_ids, strict=True) if w is not None and s == 0), default=-1) + 1
-    first = [-1] * count
-    spans = [0] * (2 * count)
-    for position, (word, sequence) in enumerate(zip(word_ids, sequence_ids, strict=True)):
-        if word is None or sequence != 0:
-            continue
-        if first[word] < 0:
-            first[word] = position
-            spans[2 * word] = offsets[position][0]
-        spans[2 * word + 1] = offsets[position][1]
-    return first, spans
 
 
 def default_cache() -> Path:
@@ -290,9 +215,27 @@ def featurize(kind: TaskKind, rows: Rows, tokenizer: Tokenizer, *, with_targets:
         DataError: If a row cannot serve; names file and row.
     """
     requests = kind.requests(rows)
-    tokenized = tokenizer(requests, words=kind.needs_words)
+    counts = kind.sequence_counts(rows)
+    ends = np.cumsum(counts).tolist()
+    try:
+        tokenized = tokenizer(requests, words=kind.needs_words, stride=kind.stride)
+    except WindowError as error:
+        raise rows.error(int(np.searchsorted(ends, error.request, side="right")), str(error)) from error
     columns = {**kind.alignment(tokenized), **(kind.targets(rows, tokenized) if with_targets else {})}
-    return Features(tokenized, kind.sequences, columns, rows, requests)
+    own = [requests[end - count : end] for end, count in zip(ends, counts.tolist(), strict=True)]
+    sequences = kind.sequences if kind.sequences and tokenized.origin is None else _sequences(counts, tokenized)
+    features = Features(tokenized, sequences, columns, rows, own)
+    if with_targets and (first := kind.redraw(features, range(len(rows)), np.random.default_rng(0))) is not None:
+        return first
+    return features
+
+
+def _sequences(counts: Array, tokenized: Tokenized) -> Array:
+    """Return how many sequences each row has, ``[rows]``, from how many requests it has."""
+    if tokenized.origin is None:
+        return counts
+    row_of = np.repeat(np.arange(len(counts)), counts)
+    return np.bincount(row_of[tokenized.origin], minlength=len(counts)).astype(np.int64)
 
 
 def name_features(kind: TaskKind, tokenizer: Tokenizer) -> Features | None:
@@ -301,4 +244,4 @@ def name_features(kind: TaskKind, tokenizer: Tokenizer) -> Features | None:
     if requests is None:
         return None
     rows = Rows({}, f"names of classes of task {kind.task.name!r}", range(1, len(requests) + 1))
-    return Features(tokenizer.uncached(requests, False), 1, {}, rows, requests)
+    return Features(tokenizer.uncached(requests, False), 1, {}, rows, [[request] for request in requests])

@@ -331,3 +331,13 @@ def _because_of(task: Task) -> str:
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def read_columns(path: Path) -> dict[str, list[Any]]:
+    """Read a file as it is, column by column.
+
+    Raises:
+        DataError: If it is missing or cannot be read.
+    """
+    dataset = _read_file(_resolve(str(path), Path.cwd())).dataset
+    return {name: dataset[name][:] for name in dataset.column_names}

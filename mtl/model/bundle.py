@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,11 +23,12 @@ from mtl.files import read_json, write_atomic, write_json
 from mtl.kind import Request, TaskKind
 from mtl.model.encoder import load_encoder
 from mtl.model.inference import _MAX_TOKENS, device_of
-from mtl.model.multitask import MultiTaskModel
+from mtl.model.multitask import MultiTaskModel, head_key
 from mtl.model.state import load_state, save_state
 from mtl.plugins import Plugins, load_plugins
 from mtl.task import Task
 
+_LOG = logging.getLogger(__name__)
 FORMAT = 2
 _CHUNK_ROWS = 1024
 
@@ -56,12 +58,19 @@ class Bundle:
         config: How the encoder is used.
         plugins: Name and distribution of the plugins that brought the kinds.
         practice: How it has learned to learn.
+        missing: Tasks whose heads are left out, each with what is needed to use it.
     """
 
     def __init__(
-        self, model: MultiTaskModel, config: EncoderConfig, plugins: Mapping[str, str], practice: Practice | None = None
+        self,
+        model: MultiTaskModel,
+        config: EncoderConfig,
+        plugins: Mapping[str, str],
+        practice: Practice | None = None,
+        missing: Mapping[str, str] | None = None,
     ) -> None:
         self.model, self.config, self.plugins, self.practice = model, config, dict(plugins), practice
+        self.missing = dict(missing or {})
 
     @property
     def label(self) -> str:
@@ -83,7 +92,13 @@ class Bundle:
         return {name: kind.task for name, kind in self.model.kinds.items()}
 
     def save(self, folder: Path) -> None:
-        """Write the bundle; ``bundle.json`` comes last, so that half a bundle is never taken for one."""
+        """Write the bundle; ``bundle.json`` comes last, so that half a bundle is never taken for one.
+
+        Raises:
+            BundleError: If heads were left out when it was loaded: they would be lost.
+        """
+        if self.missing:
+            raise BundleError(f"The bundle cannot be written without its head of task {'; '.join(self.missing.values())}")
         self.model.encoder.save(folder / "encoder")
         # Clones, because safetensors refuses weights that a head uses twice.
         heads = {name: value.detach().cpu().contiguous().clone() for name, value in self.model.heads.state_dict().items()}
@@ -139,9 +154,12 @@ class Bundle:
 
         Raises:
             UnknownNameError: If there is no head for a task.
+            BundleError: If the head was left out, as the plugin of its kind is missing.
             DataError: If a row lacks a column, or holds something that cannot be read.
         """
         for name in tasks or ():
+            if name in self.missing:
+                raise BundleError(f"Task {self.missing[name]}")
             if name not in self.model.kinds:
                 raise UnknownNameError("task", name, self.model.kinds)
         plain = [dict(row) if isinstance(row, Mapping) else {"text": row} for row in rows]
@@ -166,15 +184,15 @@ class Bundle:
             ids = order[begin : begin + size]
             with torch.inference_mode():
                 batch = collate(dict.fromkeys(kinds, ids), features).to(device_of(self.model))
-                for name, outputs in self.model(batch).items():
+                for name, (outputs, found) in self.model.answer(batch).items():
                     kind, columns, split = kinds[name], batch.parts[name].columns, features[name]
                     scores = kind.scores(outputs)
                     table = None if scores is None else scores.float().cpu().numpy()
                     arrays = {key: value.cpu().numpy() for key, value in columns.items()}
-                    for position, (row, answer) in enumerate(zip(ids, kind.decode(outputs, columns), strict=True)):
-                        request = split.requests[row * split.sequences]
+                    for position, (row, answer) in enumerate(zip(ids, found, strict=True)):
+                        requests = split.requests[row]
                         own = {key: value[position] for key, value in arrays.items()}
-                        answers[row][name] = kind.present(answer, None if table is None else table[position], request, own)
+                        answers[row][name] = kind.present(answer, None if table is None else table[position], requests, own)
         return answers
 
     def _kinds_for(self, rows: list[dict[str, Any]], place: Rows, tasks: Sequence[str] | None) -> dict[str, TaskKind]:
@@ -211,24 +229,24 @@ class _Shared:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._seen: list[tuple[Sequence[Request], Any]] = []
+        self._seen: list[tuple[Sequence[Request], int | None, Any]] = []
         self._words = False
 
     def with_words(self, words: bool) -> Any:
         self._words = words
         return self
 
-    def __call__(self, requests: Sequence[Request], *, words: bool = False) -> Any:
-        for seen, tokenized in self._seen:
-            if seen == requests:
+    def __call__(self, requests: Sequence[Request], *, words: bool = False, stride: int | None = None) -> Any:
+        for seen, shared, tokenized in self._seen:
+            if seen == requests and shared == stride:
                 return tokenized
-        tokenized = self._tokenizer.uncached(requests, words or self._words)
-        self._seen.append((requests, tokenized))
+        tokenized = self._tokenizer.uncached(requests, words or self._words, stride)
+        self._seen.append((requests, stride, tokenized))
         return tokenized
 
 
 def load_bundle(path: str | Path, *, plugins: Plugins | None = None, device: str = "cpu") -> Bundle:
-    """Load a bundle, or a run's only bundle.
+    """Load a bundle, or a run's only bundle. Heads whose kind no plugin brings are left out, with a warning.
 
     Args:
         path: The bundle's folder, or a run's.
@@ -237,7 +255,7 @@ def load_bundle(path: str | Path, *, plugins: Plugins | None = None, device: str
 
     Raises:
         BundleError: If the folder is not a bundle or does not fit together.
-        UnknownNameError: If a kind's plugin is not installed.
+        UnknownNameError: If no head is left, as the plugins of their kinds are not there.
     """
     folder = _find_bundle(Path(path))
     about = read_json(folder / "bundle.json", BundleError)
@@ -246,22 +264,29 @@ def load_bundle(path: str | Path, *, plugins: Plugins | None = None, device: str
         raise BundleError(f"{folder}: format {found!r}; this version reads format {FORMAT}. Was it written by another version?")
     plugins = plugins or load_plugins()
     try:
-        kinds = {}
+        kinds: dict[str, TaskKind] = {}
+        missing: dict[str, str] = {}
+        units: dict[str, bool] = {}
         for entry in about["tasks"]:
             task = Task(data=[], **entry["task"])
             if task.kind not in plugins.kinds:
                 brought_by = about["plugins"].get(task.kind, "a plugin")
                 hint = f"The bundle has it from {brought_by}: install that, or name it with --plugin."
-                raise UnknownNameError("kind", task.kind, plugins.kinds, hint=hint)
+                if len(missing) + 1 == len(about["tasks"]):
+                    raise UnknownNameError("kind", task.kind, plugins.kinds, hint=hint)
+                missing[task.name] = f"{task.name!r} is of kind {task.kind!r}, which no plugin brings. {hint}"
+                continue
+            units[task.name] = entry["unit"]
             kind = plugins.kinds.get(task.kind)(task, plugins.metrics_of(task.kind))
             kind.load_state(entry["state"])
             kinds[task.name] = kind
         config = EncoderConfig.model_validate(about["encoder"])
         model = MultiTaskModel(load_encoder(config, folder / "encoder"), kinds, lambda name: 0)
-        model.heads.load_state_dict(_read_heads(folder / "heads.safetensors"))
-        for entry, name in zip(about["tasks"], kinds, strict=True):
-            if entry["unit"]:
-                model.head(name).unit = True  # type: ignore[assignment]
+        heads = _read_heads(folder / "heads.safetensors")
+        left_out = tuple(f"{head_key(name)}." for name in missing)
+        model.heads.load_state_dict({name: value for name, value in heads.items() if not name.startswith(left_out)})
+        for name in (name for name, unit in units.items() if unit):
+            model.head(name).unit = True  # type: ignore[assignment]
         practice = _read_practice(about["practice"], folder)
         brought = dict(about["plugins"])
     except MTLError:
@@ -271,7 +296,9 @@ def load_bundle(path: str | Path, *, plugins: Plugins | None = None, device: str
         detail = lines[1] if len(lines) > 1 else f"there is no {lines[0]}" if isinstance(error, KeyError) else lines[0]
         raise BundleError(f"{folder}: the bundle is incomplete or its parts do not fit: {detail}") from error
     model.eval()
-    return Bundle(model.to(device), config, brought, practice)
+    for text in missing.values():
+        _LOG.warning("%s: task %s The other heads answer.", folder, text)
+    return Bundle(model.to(device), config, brought, practice, missing)
 
 
 def _read_practice(about: Mapping[str, Any] | None, folder: Path) -> Practice | None:

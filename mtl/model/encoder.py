@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mtl.config import EncoderConfig
-from mtl.data.features import Tokenizer
+from mtl.data.tokenizer import Tokenizer
 from mtl.errors import ConfigError, EncoderError, did_you_mean
 from mtl.files import write_atomic
 from mtl.model.precision import Precision, computing, round_shape
@@ -35,14 +35,39 @@ class Encoded:
         mask: 1 for tokens, 0 for padding, ``[sequences, tokens]``.
         pooled: One vector a sequence, ``[sequences, hidden]``.
         index: The task's sequences, ``[rows * sequences]``; ``None`` for all.
+        counts: Sequences of each row, ``[rows]``, where rows differ in that.
+        embeddings: What the encoder reads tokens by, ``[vocabulary, hidden]``, for heads that share it.
     """
 
-    def __init__(self, states: Tensor, mask: Tensor, pooled: Tensor, index: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        states: Tensor,
+        mask: Tensor,
+        pooled: Tensor,
+        index: Tensor | None = None,
+        counts: Tensor | None = None,
+        embeddings: Tensor | None = None,
+    ) -> None:
         self._states, self._mask, self._pooled, self._index = states, mask, pooled, index
+        self.counts, self._embeddings = counts, embeddings
 
-    def of(self, index: Tensor | None) -> Encoded:
+    def of(self, index: Tensor | None, counts: Tensor | None = None) -> Encoded:
         """Return the view of another task."""
-        return Encoded(self._states, self._mask, self._pooled, index)
+        return Encoded(self._states, self._mask, self._pooled, index, counts, self._embeddings)
+
+    @property
+    def embeddings(self) -> Tensor:
+        """What the encoder reads tokens by, ``[vocabulary, hidden]``.
+
+        Raises:
+            EncoderError: If they are not of the size of its states.
+        """
+        if self._embeddings is None or self._embeddings.shape[1] != self._states.shape[-1]:
+            raise EncoderError(
+                "This encoder's embeddings are not of the size of its states, so that no head can share them. "
+                "Use another encoder for this task."
+            )
+        return self._embeddings
 
     @cached_property
     def states(self) -> Tensor:
@@ -161,7 +186,8 @@ class Encoder(nn.Module):
                 padded = [nn.functional.pad(part, (0, 0, 0, mask.shape[1] - part.shape[1])) for part in parts]
                 order = torch.cat([rows for rows, _ in groups]).argsort()
                 states = torch.cat(padded)[order]
-        return Encoded(states, mask, _POOLING[self.pooling](states, mask))
+        embeddings: Tensor = self.backbone.get_input_embeddings().weight
+        return Encoded(states, mask, _POOLING[self.pooling](states, mask), embeddings=embeddings)
 
     def trunk(self, inputs: Mapping[str, Tensor], depth: int) -> Tensor:
         """Return the states that enter layer ``depth``, or leave the last one, ``[sequences, tokens, hidden]``."""

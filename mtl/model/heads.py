@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
@@ -19,6 +20,13 @@ def _linear(inputs: int, outputs: int) -> nn.Linear:
     nn.init.normal_(layer.weight, std=_INITIAL_STD)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def by_row(values: Tensor, counts: Tensor) -> Tensor:
+    """Put the values of all rows' sequences, ``[sequences, ...]``, into rows, ``[rows, most, ...]``, filled by −∞."""
+    there = torch.arange(int(counts.max()), device=values.device) < counts.unsqueeze(1)
+    filled = values.new_full((*there.shape, *values.shape[1:]), -math.inf)
+    return filled.masked_scatter(there.view(*there.shape, *[1] * (values.dim() - 1)), values)
 
 
 class LinearHead(nn.Module, ABC):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -57,10 +57,10 @@ def predict_split(model: MultiTaskModel, task: TaskData, split: str, *, size: in
     model.eval()
     for ids in by_length(features, size=size, max_tokens=_MAX_TOKENS):
         batch = collate({task.name: ids}, {task.name: features}, {task.name: kind}).to(device_of(model))
-        part, outputs = batch.parts[task.name], model(batch)[task.name]
+        part, (outputs, found) = batch.parts[task.name], model.answer(batch)[task.name]
         loss += float(model.loss(task.name, outputs, batch)) * part.units
         units += part.units
-        for row, answer in zip(ids, kind.decode(outputs, part.columns), strict=True):
+        for row, answer in zip(ids, found, strict=True):
             answers[row] = answer
         if (probabilities := kind.scores(outputs)) is not None:
             scores = np.zeros((len(features), probabilities.shape[1]), np.float32) if scores is None else scores
@@ -72,8 +72,15 @@ def predict_split(model: MultiTaskModel, task: TaskData, split: str, *, size: in
 def evaluate(model: MultiTaskModel, task: TaskData, split: str, *, size: int) -> dict[str, Any]:
     """Return the loss and every metric of a task on a split."""
     answers, scores, loss = predict_split(model, task, split, size=size)
-    outcome = task.kind.outcome(task.splits[split], answers, scores)
+    outcome = replace(task.kind.outcome(task.splits[split], answers, scores), loss=loss)
     return {"loss": loss} | measure(task.kind, outcome)
+
+
+def calibrate(model: MultiTaskModel, task: TaskData, *, size: int) -> None:
+    """Let a kind that has thresholds choose them on the validation split."""
+    if task.kind.calibrates:
+        _, scores, _ = predict_split(model, task, "validation", size=size)
+        task.kind.calibrate(task.splits["validation"], scores)
 
 
 def evaluate_trivial(task: TaskData, split: str) -> dict[str, Any]:
@@ -91,7 +98,8 @@ def measure(kind: TaskKind, outcome: Outcome) -> dict[str, Any]:
 def embed(encoder: Encoder, features: Features, *, size: int) -> torch.Tensor:
     """Return the pooled vector of every row, ``[rows, hidden]``; rows of several sequences are joined, in order."""
     encoder.eval()
-    vectors = torch.empty(len(features), encoder.hidden * features.sequences, device=device_of(encoder))
+    width = encoder.hidden * int(features.counts[0])
+    vectors = torch.empty(len(features), width, device=device_of(encoder))
     bare = _bare(features)
     for ids in by_length(features, size=size, max_tokens=_MAX_TOKENS):
         batch = collate({"": ids}, {"": bare}).to(vectors.device)

@@ -29,16 +29,17 @@ class MultiTaskModel(nn.Module):
         self.kinds = dict(kinds)
         self.heads = nn.ModuleDict()
         for name, kind in self.kinds.items():
+            kind.vocabulary = encoder.tokenizer.vocabulary
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_of_task(name))
                 head = kind.head(encoder.hidden)
             if not isinstance(head, nn.Module):
                 raise PluginError(f"Kind {kind.task.kind!r}: head() returned {type(head).__name__}, not an nn.Module.")
-            self.heads[_key(name)] = head
+            self.heads[head_key(name)] = head
 
     def head(self, task: str) -> nn.Module:
         """Return a task's head."""
-        return self.heads[_key(task)]
+        return self.heads[head_key(task)]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Run the encoder once and every head that has rows in the batch.
@@ -47,7 +48,21 @@ class MultiTaskModel(nn.Module):
             Task name → what its head gave; the form is the kind's own.
         """
         encoded = self.encoder(batch.inputs)
-        return {name: self.head(name)(encoded.of(part.index), part.columns) for name, part in batch.parts.items()}
+        return {name: self.head(name)(encoded.of(part.index, part.counts), part.columns) for name, part in batch.parts.items()}
+
+    def answer(self, batch: Batch) -> dict[str, tuple[Tensor, list[Any]]]:
+        """Run the encoder once, and answer with every head that has rows in the batch.
+
+        Returns:
+            Task name → what its head gave, and the answers, one a row.
+        """
+        encoded = self.encoder(batch.inputs)
+        found = {}
+        for name, part in batch.parts.items():
+            own, head = encoded.of(part.index, part.counts), self.head(name)
+            outputs = head(own, part.columns)
+            found[name] = outputs, self.kinds[name].answer(head, own, outputs, part.columns)
+        return found
 
     def loss(self, task: str, outputs: Tensor, batch: Batch) -> Tensor:
         """Return a task's loss, ``[]``, a mean per predicted unit."""
@@ -67,7 +82,7 @@ class MultiTaskModel(nn.Module):
         return groups
 
 
-def _key(task: str) -> str:
+def head_key(task: str) -> str:
     """Make a task's name a module's: nn.Module reserves the dot, and the names of its own attributes (``type``)."""
     key = task.replace(".", ":")
     return f"{key}:" if hasattr(nn.ModuleDict, key) or key == "training" else key

@@ -12,7 +12,7 @@ import numpy as np
 from mtl.data.batches import Batch, collate
 from mtl.data.episodes import Episode, collate_episode, draw_episode, pools_of
 from mtl.seeds import seed_of
-from mtl.training.schedule import Schedule
+from mtl.training.schedule import BatchRows, Schedule
 
 if TYPE_CHECKING:
     from mtl.config import ExperimentConfig
@@ -47,18 +47,28 @@ class Batches(Draws):
         self._kinds = {name: task.kind for name, task in data.items()}
         self._accumulate = config.batch.accumulate
         self._schedule = Schedule(self._features, sampler, config.batch, examples, config.seed)
+        self._rng = np.random.default_rng(seed_of(config.seed, "redraw"))
 
     def __next__(self) -> Sequence[Batch]:
         rows = list(islice(self._schedule, self._accumulate))
         if not rows:
             raise StopIteration
-        return [collate(batch, self._features, self._kinds) for batch in rows]
+        return [self._collate(batch) for batch in rows]
+
+    def _collate(self, rows: BatchRows) -> Batch:
+        """Put rows into a batch, those of a kind that redraws them as they are this time."""
+        features, ids = dict(self._features), dict(rows)
+        for name, own in rows.items():
+            if (fresh := self._kinds[name].redraw(features[name], own, self._rng)) is not None:
+                features[name], ids[name] = fresh, range(len(fresh))
+        return collate(ids, features, self._kinds)
 
     def state_dict(self) -> dict[str, Any]:
-        return self._schedule.state_dict()
+        return {"schedule": self._schedule.state_dict(), "rng": self._rng.bit_generator.state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._schedule.load_state_dict(state)
+        self._schedule.load_state_dict(state["schedule"])
+        self._rng.bit_generator.state = state["rng"]
 
 
 class Episodes(Draws):

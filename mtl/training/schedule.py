@@ -75,7 +75,7 @@ class Schedule:
     def __init__(self, features: Mapping[str, Features], sampler: Sampler, batch: BatchConfig, examples: int, seed: int) -> None:
         self._tasks = sorted(features)
         self._lengths = {task: split.lengths for task, split in features.items()}
-        self._sequences = {task: split.sequences for task, split in features.items()}
+        self._sequences = {task: split.counts for task, split in features.items()}
         self._sizes = {task: len(features[task]) for task in self._tasks}
         self._sampler, self._batch, self.examples, self._seed = sampler, batch, examples, seed
         self._rng = np.random.default_rng(seed_of(seed, "schedule"))
@@ -144,7 +144,7 @@ class Schedule:
     def _mixed(self, drawn: Mapping[str, Array]) -> list[BatchRows]:
         pairs = [(task, int(row)) for task, rows in drawn.items() for row in rows]
         lengths = np.array([self._lengths[task][row] for task, row in pairs])
-        sequences = np.array([self._sequences[task] for task, _ in pairs])
+        sequences = np.array([self._sequences[task][row] for task, row in pairs])
         order = np.lexsort((self._rng.permutation(len(pairs)), lengths)).tolist()
         batches: list[BatchRows] = []
         for batch in self._cut(order, lengths, sequences):

@@ -82,6 +82,7 @@ def adapt(bundle: Bundle, task: Task, support: Path, choice: Choice | None, plug
     encoder = bundle.model.encoder
     kind = plugins.kinds.get(task.kind)(task, plugins.metrics_of(task.kind))
     rows = load_file(task, str(support), dict(kind.roles), Path.cwd())
+    kind.vocabulary = encoder.tokenizer.vocabulary
     kind.fit(rows)
     features = featurize(kind, rows, encoder.tokenizer)
     data = TaskData(task.name, kind, {"train": features}, name_features(kind, encoder.tokenizer))

@@ -94,7 +94,7 @@ def _words(features: Features, row: int) -> str:
 
 def _text(features: Features, row: int) -> str:
     """Return the text of a row, both of a pair, however it is encoded."""
-    requests = features.requests[row * features.sequences : (row + 1) * features.sequences]
+    requests = features.requests[row]
     joined = " ".join(request if isinstance(request, str) else " ".join(request) for request in requests)
     return " ".join(joined.split())
 

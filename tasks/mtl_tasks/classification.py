@@ -80,6 +80,13 @@ class Classification(mtl.TaskKind):
     _labels: tuple[str, ...] = ()
     _majority: str = ""
 
+    @classmethod
+    def sample(cls) -> dict[str, Any]:
+        moods = {"good": ("fine", "great"), "bad": ("awful", "poor")}
+        things = ("film", "soup", "room")
+        rows = [{"text": f"the {thing} was {word}", "label": mood} for mood in moods for word in moods[mood] for thing in things]
+        return {"data": rows}
+
     @property
     def labels(self) -> tuple[str, ...]:
         return self._labels
@@ -136,7 +143,9 @@ class Classification(mtl.TaskKind):
     def trivial(self) -> str:
         return self._majority
 
-    def present(self, answer: Any, scores: Array | None, request: Request, batch: Mapping[str, Array]) -> dict[str, Any]:
+    def present(
+        self, answer: Any, scores: Array | None, requests: Sequence[Request], batch: Mapping[str, Array]
+    ) -> dict[str, Any]:
         shown: dict[str, Any] = {"label": answer}
         if scores is not None:
             shown["score"] = round(float(scores.max()), 4)

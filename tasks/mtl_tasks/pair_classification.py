@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mtl.data.rows import Rows
 from mtl.kind import Request
 from mtl_tasks.classification import Classification
@@ -13,6 +15,12 @@ class PairClassification(Classification):
 
     roles = {"text": True, "text_pair": True, "label": True}
     Options = PairOptions
+
+    @classmethod
+    def sample(cls) -> dict[str, Any]:
+        pairs = [("a cat", "a pet"), ("a dog", "a pet"), ("a rose", "a plant"), ("an oak", "a plant")]
+        others = ("a pet", "a plant")
+        return {"data": [{"text": a, "text_pair": b, "label": "yes" if b == own else "no"} for a, own in pairs for b in others]}
 
     @property
     def sequences(self) -> int:

@@ -53,6 +53,10 @@ class Regression(mtl.TaskKind):
     _mean: float = 0.0
     _sd: float = 1.0
 
+    @classmethod
+    def sample(cls) -> dict[str, Any]:
+        return {"data": [{"text": f"{'very ' * number}good", "label": float(number)} for number in range(8)]}
+
     @property
     def _reads_pairs(self) -> bool:
         return "text_pair" in self.task.columns
@@ -111,7 +115,9 @@ class Regression(mtl.TaskKind):
     def trivial(self) -> float:
         return self._mean
 
-    def present(self, answer: Any, scores: Array | None, request: Request, batch: Mapping[str, Array]) -> dict[str, Any]:
+    def present(
+        self, answer: Any, scores: Array | None, requests: Sequence[Request], batch: Mapping[str, Array]
+    ) -> dict[str, Any]:
         return {"value": round(answer, 4)}
 
     def _read(self, rows: Rows) -> Array:

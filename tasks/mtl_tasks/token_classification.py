@@ -52,6 +52,13 @@ class TokenClassification(mtl.TaskKind):
 
     _types: tuple[str, ...] = ()
 
+    @classmethod
+    def sample(cls) -> dict[str, Any]:
+        names = [("anna", "oslo"), ("bob", "rome"), ("mia", "lima"), ("tom", "paris")]
+        rows = [{"tokens": [who, "went", "to", where], "tags": ["B-person", "O", "O", "B-place"]} for who, where in names]
+        turned = [{"tokens": ["to", where, "went", who], "tags": ["O", "B-place", "O", "B-person"]} for who, where in names]
+        return {"data": [*rows, *turned]}
+
     @property
     def labels(self) -> tuple[str, ...]:
         return (_OUTSIDE, *(f"{prefix}-{kind}" for kind in self._types for prefix in "BI"))
@@ -179,10 +186,12 @@ class TokenClassification(mtl.TaskKind):
         full = [[*tags, *[_OUTSIDE] * (len(right) - len(tags))] for right, tags in zip(gold, predicted, strict=True)]
         return Outcome(gold, full, None, self.labels)
 
-    def present(self, answer: Any, scores: Array | None, request: Request, batch: Mapping[str, Array]) -> dict[str, Any]:
+    def present(
+        self, answer: Any, scores: Array | None, requests: Sequence[Request], batch: Mapping[str, Array]
+    ) -> dict[str, Any]:
         from seqeval.metrics.sequence_labeling import get_entities
 
-        entities = []
+        entities, request = [], requests[0]
         for kind, first, last in get_entities(answer):
             if isinstance(request, str):
                 start, end = int(batch["chars"][2 * first]), int(batch["chars"][2 * last + 1])

@@ -8,8 +8,9 @@ import torch
 from torch.testing import assert_close
 
 from mtl.data.batches import by_length, collate, cut
-from mtl.data.features import Features, Ragged, Tokenized, Tokenizer, featurize
+from mtl.data.features import Features, Ragged, Tokenized, featurize
 from mtl.data.rows import Rows
+from mtl.data.tokenizer import Tokenizer
 from mtl.model.multitask import MultiTaskModel
 from mtl.task import Task
 from mtl_tasks.classification import Classification

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mtl.data.features import Ragged, Tokenized, Tokenizer, featurize
+from mtl.data.features import Ragged, Tokenized, featurize
 from mtl.data.rows import Rows
+from mtl.data.tokenizer import Tokenizer
 from mtl.task import Task
 from mtl_tasks.classification import Classification
 
@@ -24,7 +25,7 @@ def calls(monkeypatch):
     made = []
     uncached = Tokenizer.uncached
 
-    def count(self, requests, words):
+    def count(self, requests, words, stride):
         made.append(len(requests))
         return uncached(self, requests, words)
 
@@ -134,7 +135,7 @@ def test_words_of_a_list_stay_as_many_as_they_are(backend):
 
 def test_chunks_do_not_show(backend, monkeypatch):
     whole = Tokenizer(backend, 16)(REQUESTS, words=True)
-    monkeypatch.setattr("mtl.data.features._CHUNK", 2)
+    monkeypatch.setattr("mtl.data.tokenizer._CHUNK", 2)
     assert_same(whole, Tokenizer(backend, 16)(REQUESTS, words=True))
 
 
@@ -143,7 +144,7 @@ def test_features_without_targets_need_no_labels(backend):
     features = featurize(kind, Rows({"text": REQUESTS}, "input", range(1, 4)), Tokenizer(backend, 16), with_targets=False)
     assert len(features) == 3
     assert dict(features.columns) == {}
-    assert list(features.requests) == REQUESTS
+    assert features.requests == [[request] for request in REQUESTS]
 
 
 def test_the_length_of_a_row_is_that_of_its_longest_sequence(backend):

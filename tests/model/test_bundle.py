@@ -323,9 +323,30 @@ def test_heads_of_another_model_do_not_fit(saved, encoder_folder, tmp_path):
         load_bundle(saved)
 
 
-def test_a_kind_whose_plugin_is_not_installed_is_named(saved):
+def _without_kinds(saved, count):
+    """Let the first tasks of a bundle be of a kind that no plugin brings."""
     about = json.loads((saved / "bundle.json").read_text())
-    about["tasks"][0]["task"]["kind"] = "poetry"
+    for entry in about["tasks"][:count]:
+        entry["task"]["kind"] = "poetry"
+    about["plugins"]["poetry"] = "'verse' (verse-kit 1.2)"
     (saved / "bundle.json").write_text(json.dumps(about))
-    with pytest.raises(UnknownNameError, match="Unknown kind 'poetry'"):
+    return [entry["task"]["name"] for entry in about["tasks"]]
+
+
+def test_without_the_plugin_of_one_head_the_others_answer(bundle, saved, tmp_path, caplog):
+    first, *others = _without_kinds(saved, 1)
+    loaded = load_bundle(saved)
+    assert "verse-kit 1.2" in caplog.text
+    text = "the cat is good"
+    whole = bundle.predict([text])[0]
+    assert loaded.predict([text])[0] == {name: answer for name, answer in whole.items() if name != first}
+    with pytest.raises(BundleError, match=rf"Task '{first}' is of kind 'poetry', which no plugin brings.*verse-kit 1.2"):
+        loaded.predict([text], [first])
+    with pytest.raises(BundleError, match="cannot be written without its head"):
+        loaded.save(tmp_path / "again")
+
+
+def test_without_the_plugin_of_any_head_it_is_named(saved):
+    _without_kinds(saved, len(json.loads((saved / "bundle.json").read_text())["tasks"]))
+    with pytest.raises(UnknownNameError, match="Unknown kind 'poetry'.*verse-kit 1.2"):
         load_bundle(saved)

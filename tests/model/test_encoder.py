@@ -26,6 +26,9 @@ class Backbone(nn.Module):
     def forward(self, **inputs):
         return SimpleNamespace(last_hidden_state=STATES)
 
+    def get_input_embeddings(self):
+        return nn.Embedding(3, STATES.shape[-1])
+
 
 def load(folder, **values):
     config = EncoderConfig(name=str(folder), **{"max_length": 32, **values})

@@ -195,7 +195,7 @@ def test_given_supports_are_read_from_the_paths_of_task_shots_and_split():
 def test_given_supports_are_learned_from_as_they_are_and_all_test_rows_asked(encoder):
     given = {"1/0": topic_rows(3, start=100), "1/1": topic_rows(4, start=110), "2/0": topic_rows(6, start=120)}
     target, protocol = with_supports(encoder, given), Supports("{task}/{shots}/{split}")
-    texts = protocol.pool(target).requests
+    texts = [text for (text,) in protocol.pool(target).requests]
     episodes = protocol.draw(target, 1, 0)
     assert [[texts[row] for row in episode.support] for episode in episodes] == [
         [row["text"] for row in given[name]] for name in ("1/0", "1/1")

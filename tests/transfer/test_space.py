@@ -37,7 +37,9 @@ def pooled(encoder, texts):
 
 def test_features_are_the_pooled_vectors_of_the_rows_with_length_1(encoder):
     space = space_of(encoder)
-    assert_close(space.features, normalize(pooled(encoder, space.pool.requests), dim=-1), rtol=1e-4, atol=1e-5)
+    assert_close(
+        space.features, normalize(pooled(encoder, [text for (text,) in space.pool.requests]), dim=-1), rtol=1e-4, atol=1e-5
+    )
     assert_close(space.features.norm(dim=-1), torch.ones(42), rtol=1e-5, atol=1e-5)
 
 
@@ -123,7 +125,7 @@ def test_a_pair_of_sequences_has_features_of_both_with_length_1(encoder):
     space = space_of(encoder, splits(PAIRS), "pair-classification", options={"pairing": "bi"})
     assert space.features.shape == (9, 4 * 32 + 1)
     assert_close(space.features.norm(dim=-1), torch.ones(9), rtol=1e-5, atol=1e-5)
-    first, second = (normalize(pooled(encoder, space.pool.requests[place::2]), dim=-1) for place in (0, 1))
+    first, second = (normalize(pooled(encoder, texts), dim=-1) for texts in zip(*space.pool.requests, strict=True))
     parts = torch.cat([first, second, (first - second).abs(), first * second, (first * second).sum(-1, keepdim=True)], dim=-1)
     assert_close(space.features, normalize(parts, dim=-1), rtol=1e-3, atol=1e-5)
 

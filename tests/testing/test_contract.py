@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from mtl.cli import main
+from mtl.errors import UnknownNameError
+from mtl.plugins import load_plugins
+from mtl.testing import assert_keeps_contract, check
+from mtl.testing.contract import Broken, run
+
+BROKEN = Path(__file__).with_name("broken.py")
+FAILURES = {
+    "SumKind": ("the loss is a mean per predicted unit", "Divide by what units"),
+    "NaNKind": ("the loss is finite", "It is nan. Look for a logarithm of 0"),
+    "DetachedKind": ("the gradient reaches head and encoder", "The encoder has none. Do not detach"),
+    "SpareKind": ("the gradient reaches head and encoder", "The head's 'spare.weight' has none"),
+    "ForgetfulKind": ("predictions survive saving and loading", "Let state give all that fit"),
+    "ShiftedKind": ("decoding inverts encoding", "Does decode"),
+    "UpsideDownKind": ("metrics know their direction", "hits is 1 after learning"),
+    "UnstableKind": ("labels are stable", "of the same rows in another order"),
+    "RandomKind": ("is deterministic under a seed", "The column 'noise' is another each time"),
+    "SqueezedKind": ("works on a batch of one row", "gives 0 answers for one row"),
+    "OnlineKind": ("does not touch the network", "It was reached for"),
+    "LossyKind": ("the loss falls when a few rows are learned by heart", "after 300 steps on 8 rows"),
+    "SampleLess": ("has rows to be checked with", "Give the kind a classmethod sample()"),
+    "Zeroing": ("a head without rows in a draw keeps no gradient", "Leave its .grad at None"),
+    "Ascending": ("the loss falls when it learns from one draw again and again", "Has the gradient the right sign?"),
+    "Silent": ("makes a step", "reports no loss"),
+}
+_BUNDLED = load_plugins()
+
+
+@pytest.fixture(scope="module")
+def broken():
+    return load_plugins([str(BROKEN)])
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_broken_plugin_fails_with_the_line_that_says_what_is_wrong(name, broken):
+    check_name, advice = FAILURES[name]
+    failures = {line.check: line.failure for line in check(name, broken) if line.failure}
+    assert check_name in failures
+    assert advice in failures[check_name]
+
+
+@pytest.mark.parametrize("name", [*_BUNDLED.kinds, *_BUNDLED.strategies])
+def test_what_is_bundled_keeps_its_contract(name):
+    assert_keeps_contract(name, _BUNDLED)
+
+
+@pytest.mark.parametrize("name", ["helpdesk/intent", "helpdesk/urgency", "helpdesk/entities", "helpdesk/similarity"])
+def test_bundled_tasks_keep_the_contract_on_their_own_rows(name):
+    assert_keeps_contract(name, _BUNDLED)
+
+
+def test_what_has_that_name_nowhere_is_an_error():
+    with pytest.raises(UnknownNameError, match=r"Unknown task, kind, strategy or plugin 'ordnal'. Did you mean 'ordinal'\?"):
+        list(check("ordnal", _BUNDLED))
+
+
+def test_a_failed_contract_is_an_assertion_with_a_line_for_each_failure(broken):
+    with pytest.raises(
+        AssertionError, match=r"^fail  kind 'SumKind': the loss is a mean per predicted unit\. The loss of 8 rows"
+    ):
+        assert_keeps_contract("SumKind", broken)
+
+
+def test_after_a_first_check_that_fails_the_others_are_not_made():
+    def fail():
+        raise Broken("No rows.")
+
+    lines = list(run("kind 'x'", [("reads", fail), ("learns", fail)]))
+    assert [line.check for line in lines] == ["reads", "does not touch the network"][: len(lines)]
+    assert str(lines[0]) == "fail  kind 'x': reads. No rows."
+
+
+def test_whatever_is_raised_becomes_a_line():
+    lines = list(run("kind 'x'", [("reads", lambda: None), ("learns", lambda: 1 / 0)]))
+    assert [bool(line.failure) for line in lines] == [False, True, False]
+    assert lines[1].failure == "It raises ZeroDivisionError: division by zero"
+
+
+def test_the_network_is_there_again_after_a_check():
+    before = socket.socket.connect
+    list(run("kind 'x'", [("reads", lambda: None)]))
+    assert socket.socket.connect is before
+
+
+def test_the_command_prints_a_line_each_and_exits_with_1_if_one_fails(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mtl", "check", "regression"])
+    main()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 12
+    assert all(line.startswith("pass  kind 'regression': ") for line in lines)
+    monkeypatch.setattr(sys, "argv", ["mtl", "check", "SumKind", "--json", "--plugin", str(BROKEN)])
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    found = json.loads(capsys.readouterr().out)
+    assert [line["check"] for line in found if not line["passed"]] == ["the loss is a mean per predicted unit"]
