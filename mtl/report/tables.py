@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
-from mtl.transfer.statistics import differences, estimate
+from mtl.compare.bootstrap import Estimate, differences, estimate
 
 Results = Mapping[str, Any]
 _BASELINE = "single"
@@ -176,13 +176,18 @@ def _gain(figures: Sequence[Any], base: Sequence[Any]) -> str:
     if any(len(values) != len(other) for values, other in zip(figures, base, strict=True)):
         return "–"
     found = estimate([differences(values, other) for values, other in zip(figures, base, strict=True)])
-    return f"{signed(found.mean)} ±{(found.high - found.low) / 2:.3f}"
+    return f"{signed(found.mean)}{half_width(found)}"
 
 
 def interval(values: Sequence[Any]) -> str:
     """Write the mean of nested figures with half of its 95 % interval."""
     found = estimate(values)
-    return f"{found.mean:.3f} ±{(found.high - found.low) / 2:.3f}"
+    return f"{found.mean:.3f}{half_width(found)}"
+
+
+def half_width(found: Estimate) -> str:
+    """Write half of a 95 % interval; nothing where there is one figure only."""
+    return "" if math.isnan(found.low) else f" ±{(found.high - found.low) / 2:.3f}"
 
 
 def budget_table(columns: Sequence[Column]) -> Table | None:

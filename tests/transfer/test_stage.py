@@ -12,13 +12,13 @@ from toys import ANIMALS, load, load_tiny, topic_rows, topic_splits
 
 import mtl
 import mtl.transfer.stage as stage_module
+from mtl.compare.bootstrap import estimate
 from mtl.components import Builder
 from mtl.config import validate
 from mtl.errors import ConfigError, DataError
 from mtl.plugins import load_plugins
 from mtl.transfer.measure import shared_texts, without_overlaps
 from mtl.transfer.stage import Stage
-from mtl.transfer.statistics import estimate
 
 #: Other classes and other texts than the topics.
 MOODS = {
