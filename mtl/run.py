@@ -159,7 +159,8 @@ class Run:
         results: dict[str, Any] = json.loads(
             to_json(summarize(config, trained, groups, self._stage.overlaps if self._stage else {}))
         )
-        write_json(self.folder / "timing.json", timing(started))
+        seconds = {name: group["seconds"] for name, group in groups.items() if "seconds" in group}
+        write_json(self.folder / "timing.json", timing(started) | {"training_seconds": seconds})
         write_report(self.folder, results)
         write_json(self.folder / "results.json", results)  # last: it says that the run is finished
         self.plugins.call("mtl_run_end", run=self, results=results)
@@ -264,7 +265,9 @@ class Run:
             evaluator = None if strategy.trains_heads else source_evaluator(config, self.build, data)
         with self.display.training(group, total) as bar:
             watcher = _Watcher(self, bar)
-            progress = Trainer(model, data, strategy, sampler, total, config, folder, watcher, evaluator).train()
+            trainer = Trainer(model, data, strategy, sampler, total, config, folder, watcher, evaluator)
+            parameters = sum(parameter.numel() for parameter in trainer.parameters)
+            progress = trainer.train()
         self.display.say(f"testing {group}")
         size = config.batch.evaluation_size
         tested = data if strategy.trains_heads else {}
@@ -281,6 +284,9 @@ class Run:
             "steps": progress.step,
             "examples": progress.examples,
             "examples_by_task": progress.examples_by_task,
+            "passes": progress.passes,
+            "seconds": progress.seconds,
+            "parameters": parameters,
             "best_step": progress.best_step or progress.step,
             "stopped_early": progress.stopped,
         } | transferred

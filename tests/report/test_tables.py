@@ -7,11 +7,10 @@ import math
 
 import pytest
 
+from mtl.compare.columns import Column, columns_of
 from mtl.report.tables import (
-    Column,
     Table,
     budget_table,
-    columns_of,
     difference,
     figure,
     signed,
