@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Annotated, Any, Literal
@@ -14,6 +15,8 @@ from mtl.errors import ConfigError, did_you_mean
 Point = dict[str, Any]
 #: The axis that named cells make up.
 NAMED = "cell"
+#: Characters of a value in a label.
+_LONGEST = 50
 
 
 class CompareConfig(BaseModel):
@@ -84,7 +87,15 @@ class CompareConfig(BaseModel):
 
 def label_of(point: Mapping[str, Any]) -> str:
     """Name what a point is apart from its seed and what is defined: cells of one label differ in chance alone."""
-    return ", ".join(_value(value) for axis, value in point.items() if axis != "seed" and not axis.startswith("define."))
+    shown = (_value(value) for axis, value in point.items() if axis != "seed" and not axis.startswith("define."))
+    return ", ".join(map(_shortened, shown))
+
+
+def _shortened(text: str) -> str:
+    """Cut what is too long for the head of a column; the hash keeps two that begin alike apart."""
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[: _LONGEST - 6]}… {hashlib.sha256(text.encode()).hexdigest()[:4]}"
 
 
 def _value(value: Any) -> str:

@@ -315,9 +315,9 @@ def report(
     folder: Annotated[Path, typer.Argument(help="The folder of a run or of a comparison.")], as_json: JsonOption = False
 ) -> None:
     """Show the tables of a run or comparison, and write its report: HTML, Markdown, LaTeX, CSV and JSON."""
-    from mtl.report.write import read_results, write_all
+    from mtl.report.write import read_folder, write_all
 
-    comparison, results = read_results(folder)
+    comparison, results = read_folder(folder)
     if as_json:
         _print_json({"comparison": comparison, "results": results})
         return
@@ -327,9 +327,9 @@ def report(
 
 
 def _show(folder: Path) -> None:
-    from mtl.report.write import read_results, tables_of
+    from mtl.report.write import read_folder, tables_of
 
-    _show_tables(tables_of(*read_results(folder)))
+    _show_tables(tables_of(*read_folder(folder)))
 
 
 def _show_tables(tables: Iterable[Any]) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 
 from mtl.config import Choice, ExperimentConfig, load_config, validate
 from mtl.errors import CheckpointError, GridError
-from mtl.files import read_json, write_json
+from mtl.files import write_json
 from mtl.grid.cell import Cell
 from mtl.grid.comparable import check_declared, check_rows
 from mtl.grid.plan import plan
 from mtl.plugins import Plugins, load_plugins
+from mtl.results import read_results
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ class Finished:
 
     def __str__(self) -> str:
         """Return the tables as Markdown."""
-        from mtl.report.write import read_results, tables_of
+        from mtl.report.write import read_folder, tables_of
 
-        return "\n".join(table.markdown() for table in tables_of(*read_results(self.folder)))
+        return "\n".join(table.markdown() for table in tables_of(*read_folder(self.folder)))
 
 
 class Experiment:
@@ -120,11 +121,14 @@ class Experiment:
         from mtl.grid.execute import execute, threads_of
 
         cells = self.cells()
+        for cell in cells:
+            if cell.finished:
+                read_results(cell.folder / "results.json", CheckpointError)  # of another version: known before hours of work
         engine = Builder(self.load_plugins())("backend", backend or Choice(name="loky"))
         execute(cells, engine, jobs=jobs, threads=threads_of(cells), plugins=self._named_plugins, watch=watch)
         runs = []
         for cell in cells:
-            results = read_json(cell.folder / "results.json", CheckpointError) if cell.finished else None
+            results = read_results(cell.folder / "results.json", CheckpointError) if cell.finished else None
             runs.append({"point": cell.point, "folder": str(cell.folder), "results": results, "error": cell.failure})
         check_rows(cells)
         if not any(run["results"] for run in runs):

@@ -20,8 +20,7 @@ from mtl.config import ExperimentConfig
 from mtl.errors import CheckpointError, DataError
 from mtl.files import read_json, write_json, write_text
 from mtl.model.inference import TaskData, evaluate_trivial, skill_of
-
-RESULTS_VERSION = 3
+from mtl.results import RESULTS_VERSION
 
 
 def describe(folder: Path, config: ExperimentConfig, plugins: Mapping[str, str]) -> None:

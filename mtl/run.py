@@ -25,8 +25,9 @@ from mtl.model.encoder import Encoder, find_device, load_encoder
 from mtl.model.inference import TaskData, evaluate
 from mtl.model.multitask import MultiTaskModel
 from mtl.plugins import Plugins
-from mtl.record import RESULTS_VERSION, check_fingerprints, describe, summarize, timing
+from mtl.record import check_fingerprints, describe, summarize, timing
 from mtl.report.write import write_report
+from mtl.results import read_results
 from mtl.seeds import seed_of
 from mtl.task import Task
 from mtl.training.loop import Trainer
@@ -60,7 +61,9 @@ class Run:
         bundle: A trained model whose transfer is measured; nothing is trained.
 
     Attributes:
-        group: The model in training.
+        strategy: How the parameters are learned.
+        group: The name of the model in training.
+        model: The model in training, from its first batch on.
     """
 
     def __init__(
@@ -69,9 +72,15 @@ class Run:
         self.config, self.plugins, self.folder, self.display = config, plugins, folder, display
         self.build = Builder(plugins)
         self.group = ""
+        self.model: MultiTaskModel
         self._bundle = bundle
-        self._strategy: Strategy = self.build("strategy", config.strategy)
+        self.strategy: Strategy = self.build("strategy", config.strategy)
         self._stage = Stage(config, self.build, folder.parent / "manifests") if config.targets else None
+
+    @property
+    def model_folder(self) -> Path:
+        """The folder of the model in training."""
+        return self.folder / "models" / _folder_name(self.group)
 
     def check(self) -> None:
         """Check every name and option before anything slow begins.
@@ -83,12 +92,12 @@ class Run:
         for task in (*sources, *targets, *validation):
             kind = self._kind(task)
             _ = kind.primary_metric
-            if not kind.episodic and (task in (*targets, *validation) or not self._strategy.trains_heads):
+            if not kind.episodic and (task in (*targets, *validation) or not self.strategy.trains_heads):
                 raise ConfigError(
                     f"Task {task.name!r} is of kind {task.kind!r}, which cannot be learned from a few examples. Take it out of "
                     "the targets, or train it with the strategy joint or single."
                 )
-        self._strategy.setup([TaskLoss(task.name, task.weight, 1.0) for task in sources], self.build)
+        self.strategy.setup([TaskLoss(task.name, task.weight, 1.0) for task in sources], self.build)
         self.build("sampler", self.config.sampler)
         if self._stage:
             self._stage.check()
@@ -107,13 +116,7 @@ class Run:
         with locked(self.folder):
             finished = self.folder / "results.json"
             if finished.is_file():
-                results: dict[str, Any] = read_json(finished, CheckpointError)
-                if results.get("version") != RESULTS_VERSION:
-                    found = results.get("version")
-                    raise CheckpointError(
-                        f"{finished} is of version {found!r}; this mtl writes {RESULTS_VERSION}. Use another output folder."
-                    )
-                return results
+                return read_results(finished, CheckpointError)
             try:
                 return self._execute()
             except BaseException as error:
@@ -145,7 +148,7 @@ class Run:
             trained = self._stage.keep_apart(trained)
         examples = self._plan(trained)
         groups: dict[str, Any] = {}
-        for group, names in self._strategy.groups(list(trained)).items():
+        for group, names in self.strategy.groups(list(trained)).items():
             folder = self.folder / "models" / _folder_name(group)
             done = folder / "result.json"
             if not done.is_file():
@@ -194,11 +197,11 @@ class Run:
             if name in names:
                 raise ConfigError(f"Task {name!r} is among the sources and the targets; a target is not trained. Remove one.")
         sources = [listed[name] for name in config.sources or listed if name not in names]
-        if not sources and self._strategy.trains:
+        if not sources and self.strategy.trains:
             raise ConfigError(
                 f"There is no task to train: of {', '.join(listed)} all are targets. List source tasks under 'tasks'."
             )
-        if not targets and not self._strategy.trains:
+        if not targets and not self.strategy.trains:
             raise ConfigError(
                 f"Strategy {config.strategy.name!r} trains nothing, and there are no targets: nothing is to be done. "
                 "Name target tasks under 'targets'."
@@ -239,7 +242,7 @@ class Run:
 
     def _plan(self, trained: Mapping[str, TaskData]) -> dict[str, int]:
         """Deal the budget out over the tasks; every strategy gets the same."""
-        if not trained or not self._strategy.trains:
+        if not trained or not self.strategy.trains:
             return dict.fromkeys(trained, 0)
         config = self.config
         features = {name: task.splits["train"] for name, task in trained.items()}
@@ -248,12 +251,13 @@ class Run:
 
     def _train(self, group: str, data: dict[str, TaskData], encoder: Encoder, examples: Mapping[str, int]) -> dict[str, Any]:
         """Train one model, test it, and write its bundle."""
-        if not self._strategy.trains:
+        if not self.strategy.trains:
             practised = practised_by(self._bundle, self.plugins) if self._bundle else None
-            return {"tasks": {}} | self._transfer(encoder, practised or self._strategy)
-        config, folder = self.config, self.folder / "models" / _folder_name(group)
+            return {"tasks": {}} | self._transfer(encoder, practised or self.strategy)
+        config, folder = self.config, self.model_folder
         kinds = {name: task.kind for name, task in data.items()}
         model = MultiTaskModel(encoder, kinds, lambda name: seed_of(config.seed, "head", name)).to(find_device(config.device))
+        self.model = model
         strategy: Strategy = self.build("strategy", config.strategy)
         losses = [TaskLoss(name, kind.task.weight, kind.likelihood_factor) for name, kind in kinds.items()]
         strategy.setup(losses, self.build)

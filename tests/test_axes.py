@@ -55,6 +55,13 @@ def test_a_label_has_the_options_of_a_choice_and_not_what_is_chance():
     assert label_of({"seed": 1}) == ""
 
 
+def test_a_long_value_is_cut_and_stays_apart_from_another_that_begins_alike():
+    one, other = (label_of({"tasks": ["task"] * 30 + [end]}) for end in ("a", "b"))
+    assert one != other
+    assert one.startswith("task task task")
+    assert len(one) == len(other) == 50
+
+
 @pytest.mark.parametrize(
     ("keys", "told"),
     [

@@ -44,7 +44,7 @@ def gains_chart(findings: Findings) -> Chart | None:
         return None
     title = f"{findings.title}: gain over {findings.baseline}, 95 % interval"
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    base = alt.Chart(_data(rows)).encode(
+    base = alt.Chart().encode(  # the data are the facet's
         y=alt.Y("method:N", sort=methods, title=None, axis=alt.Axis(labelLimit=160)),
         color=alt.Color("method:N", sort=methods, scale=alt.Scale(range=_COLOURS), legend=None),
         tooltip=_tooltips(rows),
@@ -77,7 +77,7 @@ def shots_chart(findings: Findings) -> Chart | None:
     ]
     if len({row["shots"] for row in rows}) < 2:
         return None
-    base = alt.Chart(_data(rows)).encode(
+    base = alt.Chart().encode(  # the data are the facet's
         x=alt.X("shots:Q", title="shots", scale=alt.Scale(type="symlog")),
         color=alt.Color("method:N", scale=alt.Scale(range=_COLOURS), title=None, legend=alt.Legend(orient="bottom", columns=2)),
         tooltip=_tooltips(rows),
@@ -85,6 +85,7 @@ def shots_chart(findings: Findings) -> Chart | None:
     layers = alt.layer(
         base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q", title="score", scale=alt.Scale(zero=False)), y2="high:Q"),
         base.mark_line(point=True).encode(y="score:Q"),
+        data=_data(rows),
     ).properties(width=200, height=180)
     return _chart("Learning curves over shots", layers.facet(facet=alt.Facet("target:N", title=None), columns=2), rows)
 
@@ -227,3 +228,10 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return "–" if math.isnan(value) else f"{value:.4f}".replace("-", "−")
     return str(value)
+
+
+def vega_lite_version() -> str:
+    """Return the version of Vega-Lite that the charts are written in, such as ``6.4``."""
+    import altair as alt
+
+    return ".".join(str(alt.SCHEMA_VERSION).removeprefix("v").split(".")[:2])

@@ -22,6 +22,7 @@ from mtl.report.charts import (
     matrix_chart,
     ranks_chart,
     shots_chart,
+    vega_lite_version,
 )
 from mtl.report.findings import difference_table, matrix_table, negative_table, overall_table, score_table, spent_table
 from mtl.report.formats import slug
@@ -32,6 +33,8 @@ from mtl.report.tables import Table
 _HERE = Path(__file__).parent
 #: Points of a training's curve that are drawn, and columns whose trainings are.
 _POINTS, _MOST_COLUMNS = 40, 8
+#: Labels of a confusion matrix and curves of a task that can still be read, and keep the page small.
+_MOST_LABELS, _MOST_CURVES = 30, 8
 
 
 @dataclass
@@ -123,14 +126,16 @@ def _answers(grid: Grid) -> Section:
     for column in grid.columns[:_MOST_COLUMNS]:
         rows = []
         for task, about in column.runs[0]["tasks"].items():
-            if confusion := about["test"].get("confusion_matrix"):
+            confusion, curves = about["test"].get("confusion_matrix"), about["test"].get("roc_curve") or {}
+            if confusion and len(confusion["labels"]) <= _MOST_LABELS:
                 section.charts.append(confusion_chart(f"{task}, {column.label}", confusion))
-            for label, curve in (about["test"].get("roc_curve") or {}).items():
+            for label, curve in curves.items() if len(curves) <= _MOST_CURVES else ():
                 rows += [{"task": f"{task}: {label}", "false positives": x, "true positives": y} for x, y in curve]
         chart = curves_chart(f"ROC: {column.label}", rows, "false positives", "true positives", diagonal=True)
         section.charts += _present([chart])
     if section.charts:
-        section.texts.append("Of the first seed of each method." + _only(grid))
+        limits = f" Confusion of at most {_MOST_LABELS} labels, ROC of at most {_MOST_CURVES}; results.json has the rest."
+        section.texts.append("Of the first seed of each method." + limits + _only(grid))
     return section
 
 
@@ -206,9 +211,11 @@ def _inline(text: str) -> str:
 @cache
 def _library() -> str:
     """Return Vega, Vega-Lite and Vega-Embed as one script. Making it takes seconds, so it is kept."""
-    path = default_cache() / f"vega-{version('vl-convert-python')}.js"
+    drawn_by = vega_lite_version()
+    path = default_cache() / f"vega-{version('vl-convert-python')}-{drawn_by}.js"
     if not path.is_file():
         import vl_convert
 
-        write_text(path, vl_convert.javascript_bundle().replace("</script", "<\\/script"))  # type: ignore[call-arg]  # its stub is wrong
+        script = vl_convert.javascript_bundle(vl_version=drawn_by)  # type: ignore[call-arg]  # its stub asks for more
+        write_text(path, script.replace("</script", "<\\/script"))
     return path.read_text(encoding="utf-8")

@@ -14,6 +14,7 @@ from mtl.report.formats import csv_text, latex_document, slug
 from mtl.report.grid import Grid, read_grid
 from mtl.report.plots import plot_curves, plot_tasks, plot_transfer, read_log
 from mtl.report.tables import Table, budget_table, task_table, transfer_table
+from mtl.results import read_results
 
 
 def write_all(folder: Path, comparison: Mapping[str, Any] | None, results: Sequence[Mapping[str, Any] | None]) -> None:
@@ -24,12 +25,12 @@ def write_all(folder: Path, comparison: Mapping[str, Any] | None, results: Seque
     """
     from mtl.report.page import write_page
 
+    grid = read_grid(folder, comparison, results)
+    tables = grid.tables()
     if comparison is None:
         write_report(folder, results[0] or {})
     else:
-        write_comparison(folder, comparison, results)
-    grid = read_grid(folder, comparison, results)
-    tables = grid.tables()
+        _write_comparison(folder, grid, tables)
     write_page(folder / "report.html", grid)
     write_text(folder / "report" / "tables.tex", latex_document(tables))
     for table in tables:
@@ -72,38 +73,30 @@ def write_report(folder: Path, results: Mapping[str, Any]) -> None:
     _write(folder, [Column(results["strategy"], [results])], f"{results['experiment']}: {results['strategy']}")
 
 
-def write_comparison(folder: Path, comparison: Mapping[str, Any], results: Sequence[Mapping[str, Any] | None]) -> None:
+def _write_comparison(folder: Path, grid: Grid, tables: Sequence[Table]) -> None:
     """Write ``results.md`` and the plots of a comparison."""
-    columns = _with_runs(columns_of([cell["point"] for cell in comparison["cells"]], results))
-    plot_tasks(columns, folder / "plots" / "tasks.png")
-    plot_transfer(columns, folder / "plots" / "transfer.png")
-    grid = read_grid(folder, comparison, results)
-    _write(folder, columns, str(comparison["experiment"]), grid.verdicts, grid.tables())
+    plot_tasks(grid.columns, folder / "plots" / "tasks.png")
+    plot_transfer(grid.columns, folder / "plots" / "transfer.png")
+    _write(folder, grid.columns, str(grid.comparison["experiment"]), grid.verdicts, tables)
 
 
-def read_results(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any] | None]]:
+def read_folder(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any] | None]]:
     """Read a run's results, or a comparison with the results of its cells; ``None`` for those that have none yet.
 
     Raises:
         BundleError: If the folder has neither.
     """
     if (folder / "comparison.json").is_file():
-        comparison = _read(folder / "comparison.json", {"experiment", "axes", "cells"})
-        keys = {"experiment", "strategy", "tasks"}
+        comparison = read_json(folder / "comparison.json", BundleError)
+        if not isinstance(comparison, dict) or not comparison.keys() >= {"experiment", "axes", "cells"}:
+            raise BundleError(f"{folder / 'comparison.json'} is not what mtl writes: axes, cells, experiment are not all in it.")
         paths = [folder / cell["folder"] / "results.json" for cell in comparison["cells"]]
-        return comparison, [_read(path, keys) if path.is_file() else None for path in paths]
+        return comparison, [read_results(path, BundleError) if path.is_file() else None for path in paths]
     if (folder / "results.json").is_file():
-        return None, [_read(folder / "results.json", {"experiment", "strategy", "tasks"})]
+        return None, [read_results(folder / "results.json", BundleError)]
     if not folder.is_dir():
         raise BundleError(f"There is no folder {folder}.")
     raise BundleError(f"{folder} has no results: neither results.json nor comparison.json is in it. Has the run finished?")
-
-
-def _read(path: Path, keys: set[str]) -> dict[str, Any]:
-    read = read_json(path, BundleError)
-    if not isinstance(read, dict) or not keys <= read.keys():
-        raise BundleError(f"{path} is not what mtl run writes: {', '.join(sorted(keys))} are not all in it.")
-    return read
 
 
 def tables_of(comparison: Mapping[str, Any] | None, results: Sequence[Mapping[str, Any] | None]) -> list[Table]:
