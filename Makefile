@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench learn2learn clean
+.PHONY: demo test check bench learn2learn clusters browser clean
 
 demo: $(STAMP)
 	$(BIN)/mtl demo
@@ -28,6 +28,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/predict_heads.py
 	$(BIN)/python benchmarks/memory_tasks.py
 	$(BIN)/python benchmarks/meta.py
+	$(BIN)/python benchmarks/compare.py
 
 $(STAMP): pyproject.toml constraints.txt scripts/install.sh
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +37,17 @@ $(STAMP): pyproject.toml constraints.txt scripts/install.sh
 
 learn2learn: $(STAMP)
 	sh scripts/install_learn2learn.sh $(BIN)
+
+# What tests of grids use where it is there: Dask, Ray and the trackers. They are large, so not everybody's.
+clusters: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dask,ray,tensorboard,wandb,mlflow]'
+
+# The browser that the page is tested in.
+browser:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+	  { apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends chromium chromium-driver fonts-dejavu-core; }
+
+export MTL_BROWSER MTL_SCREENSHOTS
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

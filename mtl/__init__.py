@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from mtl.errors import MTLError
     from mtl.experiment import Experiment, load_experiment
+    from mtl.grid.backend import Backend
     from mtl.hookspecs import hookimpl
     from mtl.kind import TaskKind
     from mtl.metrics import Metric, Outcome
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 #: Public name → module. Imported when first used, so that ``import mtl`` and ``mtl --help`` stay quick.
 _HOMES = {
     "Adaptation": "mtl.transfer.adaptation",
+    "Backend": "mtl.grid.backend",
     "Bundle": "mtl.model.bundle",
     "Experiment": "mtl.experiment",
     "FileData": "mtl.task",
@@ -45,6 +47,7 @@ _HOMES = {
 
 __all__ = [
     "Adaptation",
+    "Backend",
     "Bundle",
     "Experiment",
     "FileData",

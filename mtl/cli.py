@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
@@ -14,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 import mtl
-from mtl.errors import DataError, MTLError
+from mtl.errors import MTLError
 from mtl.kit import JsonOption, PluginOption, check, data, new, print_json, show_tables
 
 app = typer.Typer(
@@ -26,10 +25,11 @@ app = typer.Typer(
 
 SetOption = Annotated[list[str] | None, typer.Option("--set", "-s", help="Override a key: --set budget.epochs=1. Repeatable.")]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for runs.")]
-_CHUNK_LINES = 1024
 #: What typer raises for a wrong command line. Newer versions bring their own click, so its name is not the same in all.
 _UsageError: Any = typer.BadParameter.__bases__[0]
 _INTERRUPTED = 130
+#: How the value of an option is written, where it is not ``key=value``.
+_FORMS = {"--column": "role=column", "--over": "axis=value,value"}
 
 
 def _version(wanted: bool) -> None:
@@ -100,14 +100,15 @@ def predict(
     plugin: PluginOption = None,
 ) -> None:
     """Answer texts with every head from one encoder pass; one JSON object a line comes out."""
+    from mtl.lines import chunks, name_of, read_rows
     from mtl.model.bundle import load_bundle
     from mtl.plugins import load_plugins
 
     plugins = load_plugins(plugin or [])
     loaded = load_bundle(bundle, plugins=plugins)
     first = 1
-    for rows in _chunks(_read_rows(input_)):
-        for row, answers in zip(rows, loaded.predict(rows, task, source=_name_of(input_), first_row=first), strict=True):
+    for rows in chunks(read_rows(input_)):
+        for row, answers in zip(rows, loaded.predict(rows, task, source=name_of(input_), first_row=first), strict=True):
             typer.echo(json.dumps({"input": row, "predictions": answers}, ensure_ascii=False))
         first += len(rows)
 
@@ -153,7 +154,7 @@ def _pairs(entries: list[str], option: str) -> Iterator[tuple[str, str]]:
     for entry in entries:
         key, separator, value = entry.partition("=")
         if not separator or not key:
-            raise ConfigError(f"{option} {entry!r}: write {'role=column' if option == '--column' else 'key=value'}.")
+            raise ConfigError(f"{option} {entry!r}: write {_FORMS.get(option, 'key=value')}.")
         yield key, value
 
 
@@ -174,6 +175,86 @@ def transfer(
 ) -> None:
     """Measure few-shot transfer of trained bundles, beside the untouched encoder, without training."""
     _run(file, set_ or [], plugin or [], output, as_json, bundle)
+
+
+@app.command()
+def compare(
+    file: Annotated[str, typer.Argument(help="An experiment file, or the name of one that a plugin brings.")],
+    over: Annotated[
+        list[str] | None, typer.Option("--over", help="An axis: --over strategy=single,joint,maml. Repeatable.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="So many seeds, from the experiment's own upwards.")] = None,
+    backend: Annotated[str, typer.Option("--backend", help="Where cells are run: loky, dask, ray, …")] = "loky",
+    address: Annotated[str | None, typer.Option("--address", help="Of a cluster that is running.")] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Cells at a time. Default: as many as fit.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and how long they will take.")] = False,
+    set_: SetOption = None,
+    plugin: PluginOption = None,
+    output: OutputOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a grid of strategies, seeds or any keys, and say whether it was worth it."""
+    from mtl.config import Choice
+    from mtl.experiment import load_experiment
+    from mtl.grid.watch import Lines, LiveTable
+
+    where = [f"output={json.dumps(str(output))}"] if output is not None else []
+    experiment = load_experiment(file, [*(set_ or []), *where], plugin or [])
+    axes = {axis: _values(axis, text) for axis, text in _pairs(over or [], "--over")}
+    if seeds is not None:
+        axes["seed"] = list(range(experiment.config.seed, experiment.config.seed + seeds))
+    experiment = experiment.over(axes)
+    if dry_run:
+        _show_plan(experiment, jobs, as_json)
+        return
+    logging.getLogger("mtl.grid").setLevel(logging.INFO)
+    watch = LiveTable() if sys.stderr.isatty() else Lines()
+    options = {} if address is None else {"address": address}
+    finished = experiment.compare(Choice(name=backend, **options), jobs, watch)
+    failed = [run for run in finished.runs if run["error"]]
+    if as_json:
+        print_json({"folder": str(finished.folder), "runs": finished.runs})
+    else:
+        _show(finished.folder)
+        typer.echo(f"Everything is in {finished.folder}. Look again with: mtl report {finished.folder}")
+    if failed:
+        typer.echo(f"Error: {len(failed)} of {len(finished.runs)} cells failed. The same command tries them again.", err=True)
+        raise typer.Exit(2)
+
+
+def _values(axis: str, text: str) -> list[Any]:
+    import yaml
+
+    from mtl.errors import ConfigError
+
+    try:
+        return list(yaml.safe_load(f"[{text}]"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--over {axis}={text}: write values with commas, as in --over strategy=single,joint.") from error
+
+
+def _show_plan(experiment: Any, jobs: int | None, as_json: bool) -> None:
+    """List the cells of a grid with what they will take."""
+    from mtl.grid.backend import jobs_that_fit
+    from mtl.grid.execute import threads_of
+    from mtl.grid.plan import forecast
+    from mtl.report.tables import Table
+
+    found = forecast(experiment.cells())
+    if as_json:
+        print_json([{"cell": each.cell.name, "folder": str(each.cell.folder), "seconds": each.seconds} for each in found])
+        return
+    rows = [
+        [each.cell.name, each.cell.folder.name, "?" if each.seconds is None else f"{each.seconds / 60:.1f}", each.like]
+        for each in found
+    ]
+    at_a_time = jobs or jobs_that_fit(threads_of([each.cell for each in found]))
+    distinct = {each.cell.folder: each for each in found}.values()
+    known = sum(each.seconds or 0.0 for each in distinct) / 60 / at_a_time
+    unknown = sum(each.seconds is None for each in distinct)
+    total = f"{len(found)} cells in {len(distinct)} folders, {at_a_time} at a time: about {known:.1f} minutes"
+    total += f", and {unknown} cells of which nothing is known yet." if unknown else "."
+    show_tables([Table("Cells", ["cell", "folder", "minutes", "known from"], rows, [total], figures=False)])
 
 
 @app.command()
@@ -234,72 +315,27 @@ def plugins(plugin: PluginOption = None, as_json: JsonOption = False) -> None:
 def report(
     folder: Annotated[Path, typer.Argument(help="The folder of a run or of a comparison.")], as_json: JsonOption = False
 ) -> None:
-    """Show the tables of a finished run or comparison, and write its Markdown and plots again."""
-    from mtl.report.write import read_results, write_comparison, write_report
+    """Show the tables of a run or comparison, and write its report: HTML, Markdown, LaTeX, CSV and JSON."""
+    from mtl.report.write import read_folder, write_all
 
-    comparison, results = read_results(folder)
+    comparison, results = read_folder(folder)
     if as_json:
         print_json({"comparison": comparison, "results": results})
         return
-    if comparison is None:
-        write_report(folder, results[0])
-    else:
-        write_comparison(folder, comparison, results)
+    write_all(folder, comparison, results)
     _show(folder)
+    typer.echo(f"The page is {folder / 'report.html'}. Tables for papers and programs are in {folder / 'report'}.")
 
 
 def _show(folder: Path) -> None:
-    from mtl.report.write import read_results, tables_of
+    from mtl.report.write import read_folder, tables_of
 
-    show_tables(tables_of(*read_results(folder)))
+    show_tables(tables_of(*read_folder(folder)))
 
 
 def _warn_of_failures(plugins: Any) -> None:
     for info in plugins.failures:
         typer.echo(f"Warning: plugin {info} is left out: {info.failure}", err=True)
-
-
-def _name_of(source: str) -> str:
-    return "standard input" if source == "-" else source
-
-
-def _read_rows(source: str) -> Iterator[Any]:
-    """Yield the lines of a file or of standard input: JSON objects where they are such, else texts."""
-    from mtl.files import why_no_file
-
-    if source != "-" and not Path(source).is_file():
-        raise DataError(f"--input: {why_no_file(Path(source))}")
-    # Bytes that are not UTF-8 are let through here and refused below, where the line is known.
-    if source == "-" and isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
-    with sys.stdin if source == "-" else Path(source).open(encoding="utf-8", errors="surrogateescape") as stream:
-        for number, line in enumerate(stream, 1):
-            text, where = line.removeprefix("\ufeff").strip(), f"{_name_of(source)}, line {number}"
-            if not text:
-                raise DataError(f"{where} is empty. Remove it, so that answers and lines stay in step.")
-            if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-                raise DataError(f"{where} is not UTF-8. Convert the file to UTF-8.")
-            yield _parse(text, where)
-
-
-def _parse(text: str, where: str) -> Any:
-    if not text.startswith("{"):
-        return text
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} starts like a JSON object and is none: {error.msg} (column {error.colno}).") from error
-
-
-def _chunks(rows: Iterator[Any]) -> Iterator[list[Any]]:
-    chunk: list[Any] = []
-    for row in rows:
-        chunk.append(row)
-        if len(chunk) == _CHUNK_LINES:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 for _command in (data, check, new):

@@ -49,6 +49,7 @@ class Builder:
                 plugins.samplers,
                 plugins.adaptations,
                 plugins.protocols,
+                plugins.backends,
             )
         }
 

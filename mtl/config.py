@@ -7,13 +7,13 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from mtl.axes import CompareConfig, Point
 from mtl.errors import ConfigError, did_you_mean, explain_validation
 from mtl.files import why_no_file
 from mtl.task import Frozen, Task
@@ -263,7 +263,7 @@ class ExperimentConfig(Frozen):
         evaluation: When the validation splits are looked at, and what follows from it.
         checkpoint: How often the state of a training is saved.
         define: Values for ``${NAME}`` in other keys; before the environment's. May be an axis of ``compare``.
-        compare: Axes: a key, with dots for inner keys, and its values. Every combination is a run.
+        compare: A grid: axes over any keys, a key and a list of its values. Every combination is a run.
         seed: Of everything random.
         device: ``auto``, ``cpu``, ``cuda``, …; ``auto`` is a GPU where there is one.
         threads: Threads of PyTorch on the CPU. Default: PyTorch's own choice.
@@ -286,7 +286,7 @@ class ExperimentConfig(Frozen):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     define: dict[str, str] = {}
-    compare: dict[str, tuple[Any, ...]] = {}
+    compare: CompareConfig = CompareConfig()
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None
@@ -300,22 +300,18 @@ class ExperimentConfig(Frozen):
         text = json.dumps(self.model_dump(mode="json", exclude=ignored), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
-    def cells(self) -> list[tuple[dict[str, Any], ExperimentConfig]]:
-        """Return every combination of the ``compare`` axes, each with its experiment.
+    def cells(self) -> list[tuple[Point, ExperimentConfig]]:
+        """Return every cell of ``compare``: its point, and its experiment. Without axes there is one.
 
         Raises:
             ConfigError: If an axis is not a key, is empty, or has a value that the key refuses.
         """
-        for axis, values in self.compare.items():
-            if not values:
-                raise ConfigError(f"compare: axis {axis!r} has no values.")
         plain = self.model_dump(mode="json", exclude={"compare"})
         cells = []
-        for values in product(*self.compare.values()):
-            point = dict(zip(self.compare, values, strict=True))
+        for point, settings in self.compare.points():
             cell = json.loads(json.dumps(plain))
-            for axis, value in point.items():
-                _assign(cell, axis, value, f"compare, axis {axis!r}")
+            for key, value in settings.items():
+                _assign(cell, key, value, f"compare, axis {key!r}")
             cells.append((point, validate(_expand(cell, "compare", {}, cell["define"]), "compare")))
         return cells
 

@@ -35,6 +35,10 @@ class CheckpointError(MTLError, OSError):
     """A checkpoint or another file of a run could not be written or read."""
 
 
+class GridError(MTLError, RuntimeError):
+    """The cells of a grid cannot be run, or cannot be compared."""
+
+
 class TrainingError(MTLError, ArithmeticError):
     """Training cannot go on, for example because a loss is not finite."""
 

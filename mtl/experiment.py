@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtl.config import ExperimentConfig, load_config, validate
+from mtl.config import Choice, ExperimentConfig, load_config, validate
+from mtl.errors import CheckpointError, GridError
 from mtl.files import write_json
+from mtl.grid.cell import Cell
+from mtl.grid.comparable import check_declared, check_rows
+from mtl.grid.plan import plan
 from mtl.plugins import Plugins, load_plugins
+from mtl.results import read_results
 
 
 @dataclass(frozen=True)
@@ -26,9 +32,9 @@ class Finished:
 
     def __str__(self) -> str:
         """Return the tables as Markdown."""
-        from mtl.report.write import read_results, tables_of
+        from mtl.report.write import read_folder, tables_of
 
-        return "\n".join(table.markdown() for table in tables_of(*read_results(self.folder)))
+        return "\n".join(table.markdown() for table in tables_of(*read_folder(self.folder)))
 
 
 class Experiment:
@@ -65,19 +71,69 @@ class Experiment:
         from mtl.report.display import Quiet
         from mtl.run import Run
 
-        cells = with_baselines(self.config.cells())
-        folder = self.config.output / self.config.name
         runs: list[dict[str, Any]] = []
-        planned = []
-        for point, config in cells:
-            run = Run(config, self.load_plugins(), folder / f"{config.strategy.name}-{config.hash}", display or Quiet())
-            run.check()
-            planned.append((point, run))
-        for point, run in planned:
-            runs.append({"point": point, "folder": str(run.folder), "results": run.execute()})
+        for cell in self.cells():
+            run = Run(cell.config, self.load_plugins(), cell.folder, display or Quiet())
+            runs.append({"point": cell.point, "folder": str(run.folder), "results": run.execute()})
         if len(runs) == 1 and not self.config.compare:
             return Finished(Path(runs[0]["folder"]), runs)
-        return self._compare(folder, runs)
+        return self._compare(self.config.output / self.config.name, runs)
+
+    def over(self, axes: Mapping[str, Sequence[Any]]) -> Experiment:
+        """Return the same experiment with axes added to its grid, or set anew.
+
+        Raises:
+            ConfigError: If an axis is not a list of values.
+        """
+        grid = self.config.compare.model_dump(exclude_unset=True) | {axis: list(values) for axis, values in axes.items()}
+        plain = self.config.model_dump(mode="json", exclude={"compare"})
+        return Experiment(validate({**plain, "compare": grid}, "compare"), self._named_plugins)
+
+    def cells(self) -> list[Cell]:
+        """Return the cells of the grid, checked: each by itself, and whether they can be compared.
+
+        Raises:
+            MTLError: If an axis, a name or an option is not valid, or cells are not asked the same.
+        """
+        from mtl.report.display import Quiet
+        from mtl.run import Run
+
+        cells = plan(self.config)
+        check_declared(cells)
+        for cell in cells:
+            Run(cell.config, self.load_plugins(), cell.folder, Quiet()).check()
+        return cells
+
+    def compare(self, backend: Choice | None = None, jobs: int | None = None, watch: Any = None) -> Finished:
+        """Run every cell of the grid that is not finished in processes of a backend, and write the report.
+
+        A cell that fails does not stop the others; it is in the report with its error.
+
+        Args:
+            backend: Where the cells are run. Default: processes on this machine.
+            jobs: Cells at a time. Default: as many as fit.
+            watch: Shows progress; see :class:`mtl.grid.execute.Watch`.
+
+        Raises:
+            MTLError: If the grid makes no sense, the backend cannot be reached, or no cell could be finished.
+        """
+        from mtl.components import Builder
+        from mtl.grid.execute import execute, threads_of
+
+        cells = self.cells()
+        for cell in cells:
+            if cell.finished:
+                read_results(cell.folder / "results.json", CheckpointError)  # of another version: known before hours of work
+        engine = Builder(self.load_plugins())("backend", backend or Choice(name="loky"))
+        execute(cells, engine, jobs=jobs, threads=threads_of(cells), plugins=self._named_plugins, watch=watch)
+        runs = []
+        for cell in cells:
+            results = read_results(cell.folder / "results.json", CheckpointError) if cell.finished else None
+            runs.append({"point": cell.point, "folder": str(cell.folder), "results": results, "error": cell.failure})
+        check_rows(cells)
+        if not any(run["results"] for run in runs):
+            raise GridError(f"None of the {len(runs)} cells could be finished. The first failed with: {runs[0]['error']}")
+        return self._compare(self.config.output / self.config.name, runs)
 
     def transfer(self, bundles: Sequence[str | Path], display: Any = None) -> Finished:
         """Measure few-shot transfer of trained bundles and of the untouched encoder; nothing is trained.
@@ -113,44 +169,28 @@ class Experiment:
         return self._compare(folder, runs)
 
     def _compare(self, folder: Path, runs: list[dict[str, Any]]) -> Finished:
-        from mtl.report.write import write_comparison
+        from mtl.report.write import write_all
 
         comparison = {
             "experiment": self.config.name,
-            "axes": {axis: _distinct([run["point"][axis] for run in runs]) for axis in runs[0]["point"]},
-            "cells": [{"point": run["point"], "folder": Path(run["folder"]).name} for run in runs],
+            "axes": _axes([run["point"] for run in runs]),
+            "grid": self.config.compare.model_dump(mode="json", include={"matched", "tolerance", "baseline"}),
+            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "cells": [{"point": run["point"], "folder": Path(run["folder"]).name, "error": run.get("error")} for run in runs],
         }
         write_json(folder / "comparison.json", comparison)
-        write_comparison(folder, comparison, [run["results"] for run in runs])
+        write_all(folder, comparison, [run["results"] for run in runs])
         return Finished(folder, runs)
 
 
-Cell = tuple[dict[str, Any], ExperimentConfig]
-
-
-def with_baselines(cells: Sequence[Cell]) -> list[Cell]:
-    """Add the strategies that transfer is always shown beside, where they are not among the cells: first the baselines."""
-    if not any(config.targets and config.targets.baselines for _, config in cells):
-        return list(cells)
-    found: dict[str, Cell] = {}
-    for point, config in cells:
-        for name in config.targets.baselines if config.targets and has_sources(config) else ():
-            baseline = config if config.strategy.name == name else config.with_strategy(name)
-            found.setdefault(baseline.hash, ({**point, "strategy": name}, baseline))
-    for point, config in cells:
-        found.setdefault(config.hash, ({**point, "strategy": point.get("strategy", config.strategy.name)}, config))
-    return list(found.values())
-
-
-def has_sources(config: ExperimentConfig) -> bool:
-    """Tell whether there is a task to train."""
-    kept_out = {*config.targets.tasks, *config.targets.validation} if config.targets else set()
-    names = {task if isinstance(task, str) else task.name for task in config.tasks}
-    return bool(names - kept_out)
-
-
-def _distinct(values: Sequence[Any]) -> list[Any]:
-    return [value for place, value in enumerate(values) if value not in values[:place]]
+def _axes(points: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return the values of every axis, in order."""
+    axes: dict[str, list[Any]] = {}
+    for point in points:
+        for axis, value in point.items():
+            if value not in axes.setdefault(axis, []):
+                axes[axis].append(value)
+    return axes
 
 
 def _from_base(plugin: str, base: Path) -> str:

@@ -17,6 +17,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from mtl.data.batches import Batch
+    from mtl.grid.backend import Backend
     from mtl.kind import TaskKind
     from mtl.metrics import Metric
     from mtl.model.encoder import Encoder
@@ -70,6 +71,11 @@ def mtl_register_adaptations(register: Callable[[str, type[Adaptation] | str], N
 @hookspec
 def mtl_register_protocols(register: Callable[[str, type[Protocol] | str], None]) -> None:
     """Call ``register(name, protocol)`` once per way of choosing what a target is learned from and asked."""
+
+
+@hookspec
+def mtl_register_backends(register: Callable[[str, type[Backend] | str], None]) -> None:
+    """Call ``register(name, backend)`` once per way of sending the cells of a grid to processes."""
 
 
 @hookspec

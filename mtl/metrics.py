@@ -108,6 +108,22 @@ def _confusion_matrix(outcome: Outcome) -> dict[str, Any]:
     return {"labels": labels, "counts": confusion_matrix(outcome.gold, outcome.predicted, labels=labels).tolist()}
 
 
+def _roc_curve(outcome: Outcome) -> dict[str, Any] | None:
+    """The ROC curve of each label against the rest: points (false positives, true positives), at most 50 of them."""
+    from sklearn.metrics import roc_curve
+
+    if outcome.scores is None:
+        return None
+    gold, curves = np.asarray(outcome.gold), {}
+    for column, label in enumerate(outcome.labels):
+        is_label = gold == label
+        if is_label.any() and not is_label.all():
+            false, true, _ = roc_curve(is_label, outcome.scores[:, column])
+            kept = np.unique(np.linspace(0, len(false) - 1, min(len(false), 50)).round().astype(int))
+            curves[label] = [[round(float(false[place]), 4), round(float(true[place]), 4)] for place in kept]
+    return curves
+
+
 def _correlation(name: str) -> Callable[[Outcome], float]:
     def compute(outcome: Outcome) -> float:
         import scipy.stats
@@ -139,6 +155,7 @@ CLASSIFICATION = (
     Metric("mcc", sklearn_metric("matthews_corrcoef")),
     ROC_AUC,
     Metric("confusion_matrix", _confusion_matrix, higher_is_better=None),
+    Metric("roc_curve", _roc_curve, higher_is_better=None),
 )
 
 REGRESSION = (

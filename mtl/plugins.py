@@ -70,6 +70,7 @@ class Plugins:
         default_factory=lambda: Registry("adaptation", _lazily("mtl.transfer.adaptation", "Adaptation"))
     )
     protocols: Registry = field(default_factory=lambda: Registry("protocol", _lazily("mtl.transfer.protocol", "Protocol")))
+    backends: Registry = field(default_factory=lambda: Registry("backend", _lazily("mtl.grid.backend", "Backend")))
     encoders: Registry = field(default_factory=lambda: Registry("encoder", _must_be_callable))
     metrics: Registry = field(default_factory=lambda: Registry("metric"))
     experiments: Registry = field(default_factory=lambda: Registry("experiment"))
@@ -135,6 +136,7 @@ class Plugins:
             "mtl_register_samplers": self.samplers,
             "mtl_register_adaptations": self.adaptations,
             "mtl_register_protocols": self.protocols,
+            "mtl_register_backends": self.backends,
             "mtl_register_encoders": self.encoders,
             "mtl_register_experiments": self.experiments,
         }

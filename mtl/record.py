@@ -20,8 +20,7 @@ from mtl.config import ExperimentConfig
 from mtl.errors import CheckpointError, DataError
 from mtl.files import read_json, write_json, write_text
 from mtl.model.inference import TaskData, evaluate_trivial, skill_of
-
-RESULTS_VERSION = 2
+from mtl.results import RESULTS_VERSION
 
 
 def describe(folder: Path, config: ExperimentConfig, plugins: Mapping[str, str]) -> None:
@@ -89,7 +88,9 @@ def summarize(
             "test": tests[task.name],
         }
     models = {
-        name: {key: group[key] for key in ("steps", "examples", "best_step", "stopped_early") if key in group}
+        name: {
+            key: group[key] for key in ("steps", "examples", "passes", "parameters", "best_step", "stopped_early") if key in group
+        }
         for name, group in groups.items()
     }
     return {

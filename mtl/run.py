@@ -26,8 +26,9 @@ from mtl.model.encoder import Encoder, find_device, load_encoder
 from mtl.model.inference import TaskData, calibrate, evaluate
 from mtl.model.multitask import MultiTaskModel
 from mtl.plugins import Plugins
-from mtl.record import RESULTS_VERSION, check_fingerprints, describe, summarize, timing
+from mtl.record import check_fingerprints, describe, summarize, timing
 from mtl.report.write import write_report
+from mtl.results import read_results
 from mtl.seeds import seed_of
 from mtl.task import Task
 from mtl.training.loop import Trainer
@@ -61,7 +62,9 @@ class Run:
         bundle: A trained model whose transfer is measured; nothing is trained.
 
     Attributes:
-        group: The model in training.
+        strategy: How the parameters are learned.
+        group: The name of the model in training.
+        model: The model in training, from its first batch on.
     """
 
     def __init__(
@@ -70,9 +73,15 @@ class Run:
         self.config, self.plugins, self.folder, self.display = config, plugins, folder, display
         self.build = Builder(plugins)
         self.group = ""
+        self.model: MultiTaskModel
         self._bundle = bundle
-        self._strategy: Strategy = self.build("strategy", config.strategy)
+        self.strategy: Strategy = self.build("strategy", config.strategy)
         self._stage = Stage(config, self.build, folder.parent / "manifests") if config.targets else None
+
+    @property
+    def model_folder(self) -> Path:
+        """The folder of the model in training."""
+        return self.folder / "models" / _folder_name(self.group)
 
     def check(self) -> None:
         """Check every name and option before anything slow begins.
@@ -84,12 +93,12 @@ class Run:
         for task in (*sources, *targets, *validation):
             kind = self._kind(task)
             _ = kind.primary_metric
-            if not kind.episodic and (task in (*targets, *validation) or not self._strategy.trains_heads):
+            if not kind.episodic and (task in (*targets, *validation) or not self.strategy.trains_heads):
                 raise ConfigError(
                     f"Task {task.name!r} is of kind {task.kind!r}, which cannot be learned from a few examples. Take it out of "
                     "the targets, or train it with the strategy joint or single."
                 )
-        self._strategy.setup([TaskLoss(task.name, task.weight, 1.0) for task in sources], self.build)
+        self.strategy.setup([TaskLoss(task.name, task.weight, 1.0) for task in sources], self.build)
         self.build("sampler", self.config.sampler)
         if self._stage:
             self._stage.check()
@@ -108,13 +117,7 @@ class Run:
         with locked(self.folder):
             finished = self.folder / "results.json"
             if finished.is_file():
-                results: dict[str, Any] = read_json(finished, CheckpointError)
-                if results.get("version") != RESULTS_VERSION:
-                    found = results.get("version")
-                    raise CheckpointError(
-                        f"{finished} is of version {found!r}; this mtl writes {RESULTS_VERSION}. Use another output folder."
-                    )
-                return results
+                return read_results(finished, CheckpointError)
             try:
                 return self._execute()
             except BaseException as error:
@@ -146,7 +149,7 @@ class Run:
             trained = self._stage.keep_apart(trained)
         examples = self._plan(trained)
         groups: dict[str, Any] = {}
-        for group, names in self._strategy.groups(list(trained)).items():
+        for group, names in self.strategy.groups(list(trained)).items():
             folder = self.folder / "models" / _folder_name(group)
             done = folder / "result.json"
             if not done.is_file():
@@ -160,7 +163,8 @@ class Run:
         results: dict[str, Any] = json.loads(
             to_json(summarize(config, trained, groups, self._stage.overlaps if self._stage else {}))
         )
-        write_json(self.folder / "timing.json", timing(started))
+        seconds = {name: group["seconds"] for name, group in groups.items() if "seconds" in group}
+        write_json(self.folder / "timing.json", timing(started) | {"training_seconds": seconds})
         write_report(self.folder, results)
         write_json(self.folder / "results.json", results)  # last: it says that the run is finished
         self.plugins.call("mtl_run_end", run=self, results=results)
@@ -194,11 +198,11 @@ class Run:
             if name in names:
                 raise ConfigError(f"Task {name!r} is among the sources and the targets; a target is not trained. Remove one.")
         sources = [listed[name] for name in config.sources or listed if name not in names]
-        if not sources and self._strategy.trains:
+        if not sources and self.strategy.trains:
             raise ConfigError(
                 f"There is no task to train: of {', '.join(listed)} all are targets. List source tasks under 'tasks'."
             )
-        if not targets and not self._strategy.trains:
+        if not targets and not self.strategy.trains:
             raise ConfigError(
                 f"Strategy {config.strategy.name!r} trains nothing, and there are no targets: nothing is to be done. "
                 "Name target tasks under 'targets'."
@@ -240,7 +244,7 @@ class Run:
 
     def _plan(self, trained: Mapping[str, TaskData]) -> dict[str, int]:
         """Deal the budget out over the tasks; every strategy gets the same."""
-        if not trained or not self._strategy.trains:
+        if not trained or not self.strategy.trains:
             return dict.fromkeys(trained, 0)
         config = self.config
         features = {name: task.splits["train"] for name, task in trained.items()}
@@ -249,12 +253,13 @@ class Run:
 
     def _train(self, group: str, data: dict[str, TaskData], encoder: Encoder, examples: Mapping[str, int]) -> dict[str, Any]:
         """Train one model, test it, and write its bundle."""
-        if not self._strategy.trains:
+        if not self.strategy.trains:
             practised = practised_by(self._bundle, self.plugins) if self._bundle else None
-            return {"tasks": {}} | self._transfer(encoder, practised or self._strategy)
-        config, folder = self.config, self.folder / "models" / _folder_name(group)
+            return {"tasks": {}} | self._transfer(encoder, practised or self.strategy)
+        config, folder = self.config, self.model_folder
         kinds = {name: task.kind for name, task in data.items()}
         model = MultiTaskModel(encoder, kinds, lambda name: seed_of(config.seed, "head", name)).to(find_device(config.device))
+        self.model = model
         strategy: Strategy = self.build("strategy", config.strategy)
         losses = [TaskLoss(name, kind.task.weight, kind.likelihood_factor) for name, kind in kinds.items()]
         strategy.setup(losses, self.build)
@@ -266,7 +271,9 @@ class Run:
             evaluator = None if strategy.trains_heads else source_evaluator(config, self.build, data)
         with self.display.training(group, total) as bar:
             watcher = _Watcher(self, bar)
-            progress = Trainer(model, data, strategy, sampler, total, config, folder, watcher, evaluator).train()
+            trainer = Trainer(model, data, strategy, sampler, total, config, folder, watcher, evaluator)
+            parameters = sum(parameter.numel() for parameter in trainer.parameters)
+            progress = trainer.train()
         self.display.say(f"testing {group}")
         size = config.batch.evaluation_size
         tested = data if strategy.trains_heads else {}
@@ -285,6 +292,9 @@ class Run:
             "steps": progress.step,
             "examples": progress.examples,
             "examples_by_task": progress.examples_by_task,
+            "passes": progress.passes,
+            "seconds": progress.seconds,
+            "parameters": parameters,
             "best_step": progress.best_step or progress.step,
             "stopped_early": progress.stopped,
         } | transferred

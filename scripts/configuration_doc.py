@@ -160,6 +160,7 @@ def models() -> list[type[BaseModel]]:
         BatchConfig,
         Budget,
         CheckpointConfig,
+        CompareConfig,
         EncoderConfig,
         EpisodesConfig,
         EvaluationConfig,
@@ -170,7 +171,7 @@ def models() -> list[type[BaseModel]]:
     from mtl.task import FileData, HubData, ListData, Task
 
     own = [EncoderConfig, Task, FileData, ListData, HubData, TargetsConfig, BatchConfig, EpisodesConfig, Budget]
-    return [ExperimentConfig, *own, OptimizerConfig, EvaluationConfig, CheckpointConfig]
+    return [ExperimentConfig, *own, OptimizerConfig, EvaluationConfig, CheckpointConfig, CompareConfig]
 
 
 def _model_sections() -> Iterator[str]:
@@ -196,6 +197,7 @@ def _plugin_sections() -> Iterator[str]:
         "Samplers (`sampler`)": plugins.samplers,
         "Adaptations (`targets.adaptation`)": plugins.adaptations,
         "Protocols (`targets.protocol`)": plugins.protocols,
+        "Backends (`mtl compare --backend`)": plugins.backends,
         "Kinds of task (a task's `options`)": plugins.kinds,
     }
     for title, registry in registries.items():

@@ -62,6 +62,16 @@ class OwnProtocol(Domain):
     """A protocol that the recorder brings."""
 
 
+class OwnBackend(mtl.Backend):
+    """A backend that the recorder brings."""
+
+    def connect(self, jobs, threads):
+        """Run cells in this process."""
+        from joblib import parallel_config
+
+        return parallel_config("sequential")
+
+
 class Recorder:
     """Implements every hook, registers one thing of each sort and remembers what it is called with."""
 
@@ -113,6 +123,11 @@ class Recorder:
     def mtl_register_protocols(self, register):
         self.calls.append(("mtl_register_protocols", {}))
         register("own-protocol", OwnProtocol)
+
+    @mtl.hookimpl
+    def mtl_register_backends(self, register):
+        self.calls.append(("mtl_register_backends", {}))
+        register("own-backend", f"{__name__}:OwnBackend")
 
     @mtl.hookimpl
     def mtl_register_encoders(self, register):
@@ -234,7 +249,7 @@ def test_every_registered_thing_is_in_use(recorded):
     brought = first.plugins.registered_by(first.plugins.infos[f"{__name__}:RECORDER"])
     assert brought == {
         "task": ["own-target", "own-task"],
-        **{what: [f"own-{what}"] for what in ("kind", "strategy", "weighting", "sampler", "adaptation", "protocol")},
+        **{what: [f"own-{what}"] for what in ("kind", "strategy", "weighting", "sampler", "adaptation", "protocol", "backend")},
         **{what: [f"own-{what}"] for what in ("metric", "encoder", "experiment")},
     }
 

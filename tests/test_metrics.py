@@ -156,9 +156,18 @@ def test_multilabel_roc_auc_is_the_mean_over_labels():
     assert SETS["roc_auc"](Outcome(gold, gold, scores, ("a", "b"))) == 0.5
 
 
+def test_the_roc_curve_of_each_label_by_hand():
+    scores = np.array([[0.9, 0.1], [0.4, 0.6], [0.8, 0.2], [0.3, 0.7]])
+    found = CLASSES["roc_curve"](Outcome(["a", "a", "b", "b"], ["a", "b", "a", "b"], scores, ("a", "b")))
+    # By falling score of "a" the rows are a, b, a, b: up, right, up, right.
+    assert found["a"] == [[0.0, 0.0], [0.0, 0.5], [0.5, 0.5], [0.5, 1.0], [1.0, 1.0]]
+    assert set(found) == {"a", "b"}
+    assert CLASSES["roc_curve"](Outcome(["a"], ["a"], None, ("a", "b"))) is None
+
+
 @pytest.mark.parametrize("metric", [*CLASSIFICATION, *REGRESSION, *TokenClassification.metrics, *MultiLabel.metrics], ids=str)
 def test_errors_shrink_and_all_else_grows(metric):
-    if metric.name == "confusion_matrix":
+    if metric.name in ("confusion_matrix", "roc_curve"):
         assert metric.higher_is_better is None
     else:
         is_error = metric.name in ("mae", "rmse")

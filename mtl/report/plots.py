@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mtl.compare.columns import Column
 from mtl.files import write_atomic
-from mtl.report.tables import Column, transfer_rows
+from mtl.report.tables import transfer_rows
 
 _SIZE = (7.0, 4.0)
 _DPI = 130

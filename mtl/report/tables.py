@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
-from mtl.transfer.statistics import differences, estimate
+from mtl.compare.bootstrap import Estimate, differences, estimate
+from mtl.compare.columns import Column
 
-Results = Mapping[str, Any]
 _BASELINE = "single"
 
 
@@ -58,33 +58,6 @@ class Table:
 def _coloured(cell: str) -> str:
     colour = {"+": "green", "−": "red"}.get(cell[:1])
     return f"[{colour}]{cell}[/{colour}]" if colour else cell
-
-
-@dataclass(frozen=True)
-class Column:
-    """Runs that differ in their seed alone.
-
-    Attributes:
-        label: Their point on the other axes.
-        runs: Their results.
-    """
-
-    label: str
-    runs: list[Results]
-
-    def values(self, task: str) -> list[float]:
-        """Return the task's primary metric of each run that has it."""
-        found = [run["tasks"][task]["value"] for run in self.runs if task in run["tasks"]]
-        return [math.nan if value is None else value for value in found]
-
-
-def columns_of(points: Sequence[Mapping[str, Any]], results: Sequence[Results]) -> list[Column]:
-    """Group the runs of a comparison by everything but the seed and what is defined, in the order of the axes."""
-    groups: dict[str, list[Results]] = {}
-    for point, run in zip(points, results, strict=True):
-        shown = [_name(value) for axis, value in point.items() if axis != "seed" and not axis.startswith("define.")]
-        groups.setdefault(", ".join(shown) or run["strategy"], []).append(run)
-    return [Column(label, runs) for label, runs in groups.items()]
 
 
 def task_table(columns: Sequence[Column]) -> Table | None:
@@ -176,13 +149,18 @@ def _gain(figures: Sequence[Any], base: Sequence[Any]) -> str:
     if any(len(values) != len(other) for values, other in zip(figures, base, strict=True)):
         return "–"
     found = estimate([differences(values, other) for values, other in zip(figures, base, strict=True)])
-    return f"{signed(found.mean)} ±{(found.high - found.low) / 2:.3f}"
+    return f"{signed(found.mean)}{half_width(found)}"
 
 
 def interval(values: Sequence[Any]) -> str:
     """Write the mean of nested figures with half of its 95 % interval."""
     found = estimate(values)
-    return f"{found.mean:.3f} ±{(found.high - found.low) / 2:.3f}"
+    return f"{found.mean:.3f}{half_width(found)}"
+
+
+def half_width(found: Estimate) -> str:
+    """Write half of a 95 % interval; nothing where there is one figure only."""
+    return "" if math.isnan(found.low) else f" ±{(found.high - found.low) / 2:.3f}"
 
 
 def budget_table(columns: Sequence[Column]) -> Table | None:
@@ -217,7 +195,3 @@ def signed(value: float) -> str:
 def difference(values: Sequence[float], base: Sequence[float]) -> str:
     """Write the difference of two means."""
     return signed(fmean(values) - fmean(base)) if values and base else "–"
-
-
-def _name(value: Any) -> str:
-    return str(value.get("name", value)) if isinstance(value, Mapping) else str(value)

@@ -3,13 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mtl.compare.columns import Column, columns_of
 from mtl.errors import BundleError
-from mtl.files import read_json, write_text
+from mtl.files import read_json, write_json, write_text
+from mtl.report.formats import csv_text, latex_document, slug
+from mtl.report.grid import Grid, read_grid
 from mtl.report.plots import plot_curves, plot_tasks, plot_transfer, read_log
-from mtl.report.tables import Column, Table, budget_table, columns_of, task_table, transfer_table
+from mtl.report.tables import Table, budget_table, task_table, transfer_table
+from mtl.results import read_results
+
+
+def write_all(folder: Path, comparison: Mapping[str, Any] | None, results: Sequence[Mapping[str, Any] | None]) -> None:
+    """Write the whole report of a run or of a comparison: for a browser, a README, a paper and programs.
+
+    Raises:
+        MTLError: If a file of a cell cannot be read.
+    """
+    from mtl.report.page import write_page
+
+    grid = read_grid(folder, comparison, results)
+    tables = grid.tables()
+    if comparison is None:
+        write_report(folder, results[0] or {})
+    else:
+        _write_comparison(folder, grid, tables)
+    write_page(folder / "report.html", grid)
+    write_text(folder / "report" / "tables.tex", latex_document(tables))
+    for table in tables:
+        write_text(folder / "report" / f"{slug(table.title)}.csv", csv_text(table))
+    write_json(folder / "report" / "findings.json", findings_json(grid))
+
+
+def findings_json(grid: Grid) -> dict[str, Any]:
+    """Return everything that was found, for programs."""
+    return {
+        "experiment": grid.comparison["experiment"],
+        "verdicts": grid.verdicts,
+        "findings": [
+            {
+                "title": found.title,
+                "baseline": found.baseline,
+                "scores": [
+                    {"question": vars(question), "method": label, **vars(each)}
+                    for (question, label), each in found.scores.items()
+                ],
+                "differences": [
+                    {"question": vars(question), "method": label, "verdict": each.verdict, **asdict(each)}
+                    for (question, label), each in found.differences.items()
+                ],
+                "overall": [{"method": label, "verdict": each.verdict, **asdict(each)} for label, each in found.overall.items()],
+                "ranks": None if found.ranks is None else asdict(found.ranks),
+            }
+            for found in grid.findings
+        ],
+        "budgets": [asdict(each) for each in grid.spent],
+        "matrices": [asdict(matrix) for matrix in grid.matrices],
+        "missing": [{"cell": name, "why": why} for name, why in grid.missing],
+    }
 
 
 def write_report(folder: Path, results: Mapping[str, Any]) -> None:
@@ -19,49 +73,49 @@ def write_report(folder: Path, results: Mapping[str, Any]) -> None:
     _write(folder, [Column(results["strategy"], [results])], f"{results['experiment']}: {results['strategy']}")
 
 
-def write_comparison(folder: Path, comparison: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
+def _write_comparison(folder: Path, grid: Grid, tables: Sequence[Table]) -> None:
     """Write ``results.md`` and the plots of a comparison."""
-    columns = columns_of([cell["point"] for cell in comparison["cells"]], results)
-    plot_tasks(columns, folder / "plots" / "tasks.png")
-    plot_transfer(columns, folder / "plots" / "transfer.png")
-    _write(folder, columns, str(comparison["experiment"]))
+    plot_tasks(grid.columns, folder / "plots" / "tasks.png")
+    plot_transfer(grid.columns, folder / "plots" / "transfer.png")
+    _write(folder, grid.columns, str(grid.comparison["experiment"]), grid.verdicts, tables)
 
 
-def read_results(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    """Read a run's results, or a comparison with the results of its cells.
+def read_folder(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any] | None]]:
+    """Read a run's results, or a comparison with the results of its cells; ``None`` for those that have none yet.
 
     Raises:
         BundleError: If the folder has neither.
     """
     if (folder / "comparison.json").is_file():
-        comparison = _read(folder / "comparison.json", {"experiment", "axes", "cells"})
-        keys = {"experiment", "strategy", "tasks"}
-        return comparison, [_read(folder / cell["folder"] / "results.json", keys) for cell in comparison["cells"]]
+        comparison = read_json(folder / "comparison.json", BundleError)
+        if not isinstance(comparison, dict) or not comparison.keys() >= {"experiment", "axes", "cells"}:
+            raise BundleError(f"{folder / 'comparison.json'} is not what mtl writes: axes, cells, experiment are not all in it.")
+        paths = [folder / cell["folder"] / "results.json" for cell in comparison["cells"]]
+        return comparison, [read_results(path, BundleError) if path.is_file() else None for path in paths]
     if (folder / "results.json").is_file():
-        return None, [_read(folder / "results.json", {"experiment", "strategy", "tasks"})]
+        return None, [read_results(folder / "results.json", BundleError)]
     if not folder.is_dir():
         raise BundleError(f"There is no folder {folder}.")
     raise BundleError(f"{folder} has no results: neither results.json nor comparison.json is in it. Has the run finished?")
 
 
-def _read(path: Path, keys: set[str]) -> dict[str, Any]:
-    read = read_json(path, BundleError)
-    if not isinstance(read, dict) or not keys <= read.keys():
-        raise BundleError(f"{path} is not what mtl run writes: {', '.join(sorted(keys))} are not all in it.")
-    return read
-
-
-def tables_of(comparison: Mapping[str, Any] | None, results: Sequence[Mapping[str, Any]]) -> list[Table]:
+def tables_of(comparison: Mapping[str, Any] | None, results: Sequence[Mapping[str, Any] | None]) -> list[Table]:
     """Return the tables of a run or of a comparison."""
     points = [cell["point"] for cell in comparison["cells"]] if comparison else [{} for _ in results]
-    return _tables(columns_of(points, results))
+    return _tables(_with_runs(columns_of(points, results)))
+
+
+def _with_runs(columns: Sequence[Column]) -> list[Column]:
+    return [column for column in columns if column.runs]
 
 
 def _tables(columns: Sequence[Column]) -> list[Table]:
     return [table for table in (task_table(columns), transfer_table(columns), budget_table(columns)) if table]
 
 
-def _write(folder: Path, columns: Sequence[Column], title: str) -> None:
+def _write(
+    folder: Path, columns: Sequence[Column], title: str, verdicts: Sequence[str] = (), found: Sequence[Table] = ()
+) -> None:
     plots = [f"![{path.stem}](plots/{path.relative_to(folder / 'plots')})" for path in sorted(folder.glob("plots/**/*.png"))]
-    parts = [f"# {title}", *(table.markdown() for table in _tables(columns)), *plots]
+    parts = [f"# {title}", *verdicts, *(table.markdown() for table in [*_tables(columns), *found]), *plots]
     write_text(folder / "results.md", "\n\n".join(parts) + "\n")

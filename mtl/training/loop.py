@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,11 +44,16 @@ class Watcher(Protocol):
 
 @dataclass
 class Progress:
-    """Everything a training remembers beside tensors; JSON values only."""
+    """Everything a training remembers beside tensors; JSON values only.
+
+    ``passes`` counts the sequences that have gone through the encoder to learn from, ``seconds`` the time of the steps.
+    """
 
     step: int = 0
     examples: int = 0
     examples_by_task: dict[str, int] = field(default_factory=dict)
+    passes: int = 0
+    seconds: float = 0.0
     evaluations: int = 0
     best_score: float | None = None
     best_step: int = 0
@@ -170,12 +176,15 @@ class Trainer:
         factor = rate_factor(config, (progress.examples + seen / 2) / self.examples)
         for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
             group["lr"] = peak * factor
-        report = self.strategy.fill_gradients(self.model, draw)
+        started = time.monotonic()
+        with self._counting_passes():
+            report = self.strategy.fill_gradients(self.model, draw)
         norm = None
         if config.clip is not None:
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        progress.seconds += time.monotonic() - started
         progress.step += 1
         progress.examples += seen
         for item in draw:
@@ -186,6 +195,19 @@ class Trainer:
         if len(self._reports) >= _LOG_EVERY_STEPS:
             self._write_log()
         self.watcher.step_end(progress.step, progress.examples, report)
+
+    @contextmanager
+    def _counting_passes(self) -> Iterator[None]:
+        """Count the sequences that go through the encoder, those of inner loops too."""
+
+        def count(module: Any, arguments: Any, inputs: Mapping[str, Any]) -> None:
+            self.progress.passes += len(inputs["attention_mask"])
+
+        hook = self.model.encoder.backbone.register_forward_pre_hook(count, with_kwargs=True)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def _evaluation_is_due(self) -> bool:
         times = self.config.evaluation.times

@@ -168,7 +168,7 @@ class Stage:
 
         Returns:
             ``figures``: target → adaptation → shots → figure of each episode; ``chosen``: the options of adaptations
-            that were tuned; ``metric``: target → its primary metric.
+            that were tuned; ``metric``: target → its primary metric; ``higher_is_better``: target → its direction.
         """
         size = self.config.batch.evaluation_size
         chosen = self._tune(encoder, strategy, say)
@@ -181,7 +181,8 @@ class Stage:
             }
         metrics = {target.data.name: target.data.kind.primary_metric.name for target in self.targets}
         options = {label: choice.model_dump(mode="json") for label, choice in chosen.items()}
-        return {"figures": figures, "chosen": options, "metric": metrics}
+        better = {target.data.name: target.data.kind.primary_metric.higher_is_better for target in self.targets}
+        return {"figures": figures, "chosen": options, "metric": metrics, "higher_is_better": better}
 
     def _choices(self, strategy: Strategy) -> dict[str, Choice]:
         """Return the adaptations to measure, by label; the untouched encoder always has nearest prototypes."""

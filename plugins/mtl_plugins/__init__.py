@@ -64,5 +64,12 @@ def mtl_register_protocols(register: Register) -> None:
 
 
 @mtl.hookimpl
+def mtl_register_backends(register: Register) -> None:
+    register("dask", "mtl_plugins.dask:Dask")
+    register("loky", "mtl_plugins.loky:Loky")
+    register("ray", "mtl_plugins.ray:Ray")
+
+
+@mtl.hookimpl
 def mtl_register_encoders(register: Register) -> None:
     register("minilm", "mtl_plugins.minilm:locate")

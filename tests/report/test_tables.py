@@ -7,11 +7,10 @@ import math
 
 import pytest
 
+from mtl.compare.columns import Column, columns_of
 from mtl.report.tables import (
-    Column,
     Table,
     budget_table,
-    columns_of,
     difference,
     figure,
     signed,
@@ -109,11 +108,12 @@ def test_transfer_is_compared_with_the_untouched_encoder():
     joint = result("joint", targets={"joint": transfer([0.7, 0.9])})
     table = transfer_table([Column("none", [none]), Column("joint", [joint])])
     assert table.columns == ["encoder", "health, 5 shots", "Δ mean"]
-    # Of two figures a resample is the lower one twice with probability ¼ and the higher one twice with ¼: the
-    # interval goes from one to the other. Every difference is 0.3, so its interval has no width.
+    # Of two figures a resample is the lower one twice with probability ¼ and the higher one twice with ¼: the percentiles
+    # are the two. Student's t with one degree of freedom stretches that by 12.706 / 1.960 · √2 = 9.168: two episodes say
+    # next to nothing. Every difference is 0.3, so its interval has no width.
     assert table.rows == [
-        ["none", "0.500 ±0.100", ""],
-        ["joint", "0.800 ±0.100", "+0.300 ±0.000"],
+        ["none", "0.500 ±0.917", ""],
+        ["joint", "0.800 ±0.917", "+0.300 ±0.000"],
     ]
     assert any("paired by episode" in note for note in table.notes)
 
@@ -129,7 +129,7 @@ def test_every_adaptation_is_a_row_of_its_own():
 
 def test_the_seeds_of_an_encoder_are_one_row():
     runs = [result("joint", targets={"joint": transfer(figures)}, seed=seed) for seed, figures in enumerate([[0.2], [0.4]])]
-    assert transfer_table([Column("joint", runs)]).rows == [["joint", "0.300 ±0.100"]]
+    assert transfer_table([Column("joint", runs)]).rows == [["joint", "0.300 ±0.917"]]
 
 
 def test_a_model_for_each_task_is_a_row_of_its_own():

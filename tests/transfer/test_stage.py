@@ -12,13 +12,14 @@ from toys import ANIMALS, load, load_tiny, topic_rows, topic_splits
 
 import mtl
 import mtl.transfer.stage as stage_module
+from mtl.compare.bootstrap import estimate
 from mtl.components import Builder
 from mtl.config import validate
 from mtl.errors import ConfigError, DataError
+from mtl.grid.plan import with_baselines
 from mtl.plugins import load_plugins
 from mtl.transfer.measure import shared_texts, without_overlaps
 from mtl.transfer.stage import Stage
-from mtl.transfer.statistics import estimate
 
 #: Other classes and other texts than the topics.
 MOODS = {
@@ -159,13 +160,13 @@ def test_the_untouched_and_the_jointly_trained_encoder_stand_beside_every_method
 
 
 def test_baselines_that_are_asked_for_anyway_are_run_once(values):
-    points = [point for point, _ in mtl.experiment.with_baselines(validate(values, "test").cells())]
+    points = [point for point, _ in with_baselines(validate(values, "test").cells())]
     assert points == [{"strategy": "none"}, {"strategy": "joint"}]
     seeds = validate({**values, "compare": {"strategy": ["maml", "none"], "seed": [0, 1]}}, "test")
-    found = [tuple(point.values()) for point, _ in mtl.experiment.with_baselines(seeds.cells())]
+    found = [tuple(point.values()) for point, _ in with_baselines(seeds.cells())]
     assert sorted(found) == sorted((name, seed) for name in ("none", "joint", "maml") for seed in (0, 1))
     none = validate({**values, "strategy": "maml", "targets": {**values["targets"], "baselines": []}}, "test")
-    assert [config.strategy.name for _, config in mtl.experiment.with_baselines(none.cells())] == ["maml"]
+    assert [config.strategy.name for _, config in with_baselines(none.cells())] == ["maml"]
 
 
 def test_options_are_chosen_on_validation_tasks_before_a_target_is_looked_at(encoder, values, tmp_path, monkeypatch):

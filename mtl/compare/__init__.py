@@ -1,0 +1,1 @@
+"""What a comparison says: figures, differences and how sure they are."""

@@ -1,0 +1,57 @@
+"""The runs of a grid, put together: what differs in chance alone is one column."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mtl.axes import label_of
+
+#: A run's results, as it has written them.
+Results = Mapping[str, Any]
+#: What chance was: the values of what is defined, such as a split, and the seed.
+Draw = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Column:
+    """Runs that differ in their seed, and in what is defined, alone.
+
+    Attributes:
+        label: Their point on the other axes.
+        runs: Their results.
+        draws: What chance was in each.
+        planned: How many there are to be; fewer are there if some have failed or have not run.
+    """
+
+    label: str
+    runs: list[Results]
+    draws: list[Draw] = field(default_factory=list)
+    planned: int = 0
+
+    def values(self, task: str) -> list[float]:
+        """Return the task's primary metric of each run that has it."""
+        found = [run["tasks"][task]["value"] for run in self.runs if task in run["tasks"]]
+        return [math.nan if value is None else value for value in found]
+
+
+def columns_of(points: Sequence[Mapping[str, Any]], results: Sequence[Results | None]) -> list[Column]:
+    """Group the runs of a comparison by everything but the seed and what is defined, in the order of the axes.
+
+    Args:
+        points: Where each run is on the axes.
+        results: What each has given; ``None`` if there is nothing yet.
+    """
+    groups: dict[str, Column] = {}
+    planned: dict[str, int] = {}
+    for point, run in zip(points, results, strict=True):
+        label = label_of(point) or (str(run["strategy"]) if run else "")
+        planned[label] = planned.get(label, 0) + 1
+        column = groups.setdefault(label, Column(label, []))
+        if run is not None:
+            defined = ", ".join(str(value) for axis, value in point.items() if axis.startswith("define."))
+            column.runs.append(run)
+            column.draws.append((defined, int(run.get("seed", 0))))
+    return [Column(column.label, column.runs, column.draws, planned[column.label]) for column in groups.values()]

@@ -1,0 +1,135 @@
+"""What was asked, and what each method answered: the figures that statistics are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mtl.compare.bootstrap import Nested
+from mtl.compare.columns import Column, Draw
+
+#: Figures of one question by what chance was: a figure for each episode, or the one of the test split.
+Figures = dict[Draw, list[float]]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One thing that every method is asked.
+
+    Attributes:
+        task: The task or target.
+        shots: Support rows a class; ``None`` for a task that was trained.
+        metric: Its primary metric.
+        higher_is_better: The metric's direction.
+    """
+
+    task: str
+    shots: int | None
+    metric: str
+    higher_is_better: bool
+
+    @property
+    def name(self) -> str:
+        """The question in words."""
+        return self.task if self.shots is None else f"{self.task}, {self.shots} shot{'' if self.shots == 1 else 's'}"
+
+
+@dataclass(frozen=True)
+class Method:
+    """What was tried: the runs of a column, or one model of them with one adaptation.
+
+    Attributes:
+        label: In the tables.
+        column: The label of its column.
+        strategy: What trained it.
+        group: The model, where a run has several; else empty.
+        adaptation: How targets were learned; empty for tasks that were trained.
+        figures: Of each question.
+        planned: Draws of chance that there are to be.
+    """
+
+    label: str
+    column: str
+    strategy: str
+    group: str = ""
+    adaptation: str = ""
+    figures: dict[Question, Figures] = field(default_factory=dict)
+    planned: int = 0
+
+
+def of_tasks(columns: Sequence[Column]) -> list[Method]:
+    """Return what each column has of the tasks that were trained: one figure a run."""
+    methods = []
+    for column in columns:
+        method = Method(column.label, column.label, _strategy(column), planned=column.planned or len(column.runs))
+        for draw, run in zip(column.draws, column.runs, strict=True):
+            for name, about in run["tasks"].items():
+                question = Question(name, None, about["metric"], about["higher_is_better"])
+                value = about["value"]
+                method.figures.setdefault(question, {})[draw] = [math.nan if value is None else float(value)]
+        if method.figures:
+            methods.append(method)
+    return [_without_undefined(method) for method in methods]
+
+
+def of_targets(columns: Sequence[Column]) -> list[Method]:
+    """Return what each column's models have of the targets, by each adaptation: a figure an episode."""
+    found: dict[str, Method] = {}
+    several = len({label for column in columns for run in column.runs for label in _adaptations(run)}) > 1
+    for column in columns:
+        planned = column.planned or len(column.runs)
+        for draw, run in zip(column.draws, column.runs, strict=True):
+            for group, about in run["targets"].items():
+                model = group if len(run["targets"]) > 1 else ""
+                for target, by_adaptation in about["figures"].items():
+                    for adaptation, by_shots in by_adaptation.items():
+                        label = f"{column.label}: {model}" if model else column.label
+                        label = f"{label}, {adaptation}" if several else label
+                        start = Method(label, column.label, run["strategy"], model, adaptation, {}, planned)
+                        method = found.setdefault(label, start)
+                        for shots, figures in by_shots.items():
+                            up = about.get("higher_is_better", {}).get(target, True)
+                            question = Question(target, int(shots), about["metric"][target], up)
+                            method.figures.setdefault(question, {})[draw] = [float(value) for value in figures]
+    return list(found.values())
+
+
+def questions_of(methods: Sequence[Method]) -> list[Question]:
+    """Return every question that a method was asked, in order."""
+    return list(dict.fromkeys(question for method in methods for question in method.figures))
+
+
+def nested(figures: Mapping[Draw, list[float]]) -> Nested:
+    """Return figures as lists of episodes, in lists of seeds, in a list of what is defined, such as splits."""
+    by_defined: dict[str, list[Any]] = {}
+    for (defined, _), values in sorted(figures.items()):
+        by_defined.setdefault(defined, []).append(values)
+    return list(by_defined.values())
+
+
+def paired(figures: Mapping[Draw, list[float]], base: Mapping[Draw, list[float]]) -> tuple[Nested, Nested] | None:
+    """Return the figures of the same draws of both; ``None`` if there are none."""
+    both = [draw for draw in figures if draw in base and len(figures[draw]) == len(base[draw])]
+    if not both:
+        return None
+    return nested({draw: figures[draw] for draw in both}), nested({draw: base[draw] for draw in both})
+
+
+def _strategy(column: Column) -> str:
+    return str(column.runs[0]["strategy"]) if column.runs else ""
+
+
+def _adaptations(run: Mapping[str, Any]) -> list[str]:
+    return [label for about in run["targets"].values() for by_label in about["figures"].values() for label in by_label]
+
+
+def _without_undefined(method: Method) -> Method:
+    """Leave out figures that are not defined, such as a correlation with a constant."""
+    kept = {
+        question: {draw: values for draw, values in figures.items() if not any(map(math.isnan, values))}
+        for question, figures in method.figures.items()
+    }
+    figures = {question: found for question, found in kept.items() if found}
+    return replace(method, figures=figures)

@@ -1,0 +1,1 @@
+"""A grid: its cells, where they are run, and how they get on."""

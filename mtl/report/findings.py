@@ -1,0 +1,177 @@
+"""Tables and sentences of what a grid has found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from mtl.compare.affinity import Matrix
+from mtl.compare.bootstrap import FEWEST_UNITS, Estimate
+from mtl.compare.budget import UNITS, Spent
+from mtl.compare.figures import Method
+from mtl.compare.findings import Findings
+from mtl.report.tables import Table, figure, signed
+
+#: Marks what is out of the common budget, wherever it stands.
+BROKEN = " ‡"
+_BROKEN_NOTE = "‡ out of the common budget; see the table of budgets."
+_VERDICTS = {"better": "better", "worse": "worse", "unclear": "not told apart"}
+
+
+def verdict(findings: Findings) -> str:
+    """Say in a sentence which method did best, and how sure its gain over the baseline is."""
+    what = f"{findings.title}: "
+    if findings.baseline is None:
+        return what + "there is no baseline among the cells, so nothing is compared."
+    if not findings.overall:
+        return what + f"nothing could be compared with {findings.baseline}."
+    label, best = max(findings.overall.items(), key=lambda each: each[1].delta_m.mean)
+    gain = best.delta_m
+    differences = [each for (_, method), each in findings.differences.items() if method == label]
+    counts = {name: sum(each.verdict == name for each in differences) for name in _VERDICTS}
+    of = f"{len(differences)} question{'' if len(differences) == 1 else 's'}"
+    text = (
+        f"{what}of {len(findings.overall)} compared with {findings.baseline}, {label} has the highest mean relative gain, "
+        f"{percent(gain.mean)}{_interval_of_percent(gain)}; it is better on {counts['better']} of {of}, worse on "
+        f"{counts['worse']}, and not told apart on {counts['unclear']}. "
+    )
+    if math.isnan(best.p_holm):
+        return text + "With one seed nothing can be said of how sure that is."
+    sure = {"better": "The gain holds at 5 %", "worse": "The loss holds at 5 %", "unclear": "That may be chance"}
+    return text + f"{sure[best.verdict]} (p {level(best.p_holm)}, corrected for {len(findings.overall)} comparisons)."
+
+
+def score_table(findings: Findings, flagged: Mapping[str, bool]) -> Table:
+    """Show mean and 95 % interval of every question by every method, and n of m runs where some are missing."""
+    rows = []
+    for question in findings.questions:
+        arrow = "↑" if question.higher_is_better else "↓"
+        row = [question.name, f"{question.metric} {arrow}"]
+        for method in findings.methods:
+            found = findings.scores.get((question, method.label))
+            row.append("–" if found is None else _score(found) + _of(len(method.figures[question]), method))
+        rows.append(row)
+    heads = ["question", "metric", *(_marked(method, flagged) for method in findings.methods)]
+    notes = ["Mean, and 95 % interval by hierarchical bootstrap over seeds, or over the episodes of one seed."]
+    return Table(findings.title, heads, rows, notes + _notes(findings, flagged))
+
+
+def difference_table(findings: Findings, flagged: Mapping[str, bool]) -> Table | None:
+    """Show every paired difference to the baseline: interval, levels, effect, wins, verdict."""
+    if not findings.differences:
+        return None
+    methods = {method.label: method for method in findings.methods}
+    rows = []
+    for (question, label), each in findings.differences.items():
+        gain = each.gain
+        row = [question.name, _marked(methods[label], flagged), signed(gain.mean), _signed_interval(gain)]
+        row += [level(each.p_holm), level(each.p_wilcoxon), signed(each.effect), f"{each.wins}/{each.ties}/{each.losses}"]
+        rows.append([*row, _VERDICTS[each.verdict]])
+    heads = ["question", "method", "Δ", "95 % interval", "p (Holm)", "p (Wilcoxon)", "effect d", "win/tie/loss", "verdict"]
+    notes = [
+        f"Δ: gain over {findings.baseline}, paired by seed and episode; positive is better, whichever way the metric points. "
+        "p (Holm): paired t test over seeds, or over the episodes of one seed, corrected over the questions of a method. "
+        "effect d: Δ over the standard deviation of the paired differences."
+    ]
+    return Table(f"{findings.title}: differences to {findings.baseline}", heads, rows, notes + _notes(findings, flagged))
+
+
+def overall_table(findings: Findings, flagged: Mapping[str, bool]) -> Table | None:
+    """Show every method over all questions: Δm, its level, its mean rank."""
+    ranks = dict(zip(findings.ranks.names, findings.ranks.ranks, strict=True)) if findings.ranks else {}
+    if not findings.overall and not ranks:
+        return None
+    rows = []
+    for method in findings.methods:
+        each = findings.overall.get(method.label)
+        row = [_marked(method, flagged)]
+        row += [percent(each.delta_m.mean), _interval_of_percent(each.delta_m).strip()] if each else ["–", ""]
+        row += [level(each.p_holm) if each else "–", figure(ranks.get(method.label)), _VERDICTS[each.verdict] if each else ""]
+        rows.append(row)
+    notes = ["Δm: mean relative gain (Maninis et al. 2019), level corrected over methods. Rank: mean over questions, 1 is best."]
+    if findings.ranks and not math.isnan(findings.ranks.critical_difference):
+        told = f"Friedman p {level(findings.ranks.p)}. " if not math.isnan(findings.ranks.p) else ""
+        notes.append(
+            f"{told}Ranks over {findings.ranks.count} questions that are closer than "
+            f"{findings.ranks.critical_difference:.2f} are not told apart at 5 % (Nemenyi; Demšar 2006)."
+        )
+    heads = ["method", f"Δm over {findings.baseline}", "95 % interval", "p (Holm)", "mean rank", "verdict"]
+    return Table(f"{findings.title}: over all", heads, rows, notes + _notes(findings, flagged))
+
+
+def negative_table(findings: Findings) -> Table | None:
+    """Name negative transfer: which question, by which method, how much, how sure."""
+    rows = [
+        [question.name, label, signed(each.gain.mean), _signed_interval(each.gain), level(each.p_holm), _sure(each.verdict)]
+        for question, label, each in findings.negative
+    ]
+    heads = ["question", "method", "loss", "95 % interval", "p (Holm)", "how sure"]
+    return Table(f"{findings.title}: negative transfer against {findings.baseline}", heads, rows) if rows else None
+
+
+def spent_table(found: Sequence[Spent], matched: str, tolerance: float) -> Table | None:
+    """Show what every column used, and which is out of the common budget."""
+    if not found:
+        return None
+    rows = []
+    for each in found:
+        counts = ["–" if (value := each.used[unit]) is None else f"{value:,.0f}".replace(",", " ") for unit in UNITS]
+        ratio = "–" if each.ratio is None else f"{each.ratio:.2f}"
+        state = "not known" if each.ratio is None else "broken" if each.broken else "kept"
+        parameters = f"{each.parameters:,}".replace(",", " ")
+        rows.append([each.label + (BROKEN if each.broken else ""), *counts, parameters, ratio, state])
+    heads = ["method", *UNITS.values(), "parameters trained", "of the median", "budget"]
+    note = f"Matched: {UNITS[matched]}, within {tolerance:.0%} of the median. Sums over the models of a run, mean over seeds."
+    return Table("Budgets", heads, rows, [note])
+
+
+def matrix_table(matrix: Matrix) -> Table:
+    """Show a matrix with its suggestion."""
+    rows = [[name, *(signed(value) for value in row)] for name, row in zip(matrix.rows, matrix.values, strict=True)]
+    return Table(matrix.title, ["", *matrix.columns], rows, [matrix.suggestion])
+
+
+def level(p: float) -> str:
+    """Write a level of significance."""
+    return "–" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def percent(share: float) -> str:
+    """Write a share as a signed percentage."""
+    return "–" if math.isnan(share) else f"{'+' if share >= 0 else '−'}{abs(share):.1%}".replace("%", " %")
+
+
+def _score(found: Estimate) -> str:
+    return figure(found.mean) if math.isnan(found.low) else f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def _signed_interval(found: Estimate) -> str:
+    return "–" if math.isnan(found.low) else f"[{signed(found.low)}, {signed(found.high)}]"
+
+
+def _interval_of_percent(found: Estimate) -> str:
+    return "" if math.isnan(found.low) else f" [{percent(found.low)}, {percent(found.high)}]"
+
+
+def _of(count: int, method: Method) -> str:
+    return "" if count == method.planned else f" ({count} of {method.planned})"
+
+
+def _marked(method: Method, flagged: Mapping[str, bool]) -> str:
+    return method.label + (BROKEN if flagged.get(method.column) else "")
+
+
+def _sure(verdict: str) -> str:
+    return "holds at 5 %" if verdict == "worse" else "may be chance"
+
+
+def _notes(findings: Findings, flagged: Mapping[str, bool]) -> list[str]:
+    notes = []
+    if findings.seeds < FEWEST_UNITS:
+        notes.append(
+            f"UNRELIABLE: {findings.seeds} seed{'' if findings.seeds == 1 else 's'}. Intervals say little of what another "
+            f"training would give; run at least {FEWEST_UNITS}."
+        )
+    if any(flagged.get(method.column) for method in findings.methods):
+        notes.append(_BROKEN_NOTE)
+    return notes

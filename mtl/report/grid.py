@@ -1,0 +1,131 @@
+"""Everything that a report of a run or a grid is made of, read from its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtl.axes import label_of
+from mtl.compare.affinity import Matrix, gradient_cosines, transfer_gains
+from mtl.compare.budget import Spent, spent
+from mtl.compare.columns import Column, columns_of
+from mtl.compare.figures import of_targets, of_tasks
+from mtl.compare.findings import Findings, check_baseline, find
+from mtl.errors import BundleError
+from mtl.files import read_json
+from mtl.report.findings import (
+    difference_table,
+    matrix_table,
+    negative_table,
+    overall_table,
+    score_table,
+    spent_table,
+    verdict,
+)
+from mtl.report.tables import Table
+
+_TASKS, _TARGETS = "Tasks, test split", "Transfer to held-out targets"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid, or a single run as a grid of one.
+
+    Attributes:
+        folder: Where it is.
+        comparison: Its cells, axes and settings, as it has written them.
+        results: Of each cell; ``None`` for those that have none.
+        columns: Cells that differ in chance alone, those with results.
+        findings: Of the tasks and of the targets, where there are any.
+        spent: What each column has used.
+        matrices: Affinity of the tasks.
+    """
+
+    folder: Path
+    comparison: Mapping[str, Any]
+    results: Sequence[Mapping[str, Any] | None]
+    columns: list[Column]
+    findings: list[Findings]
+    spent: list[Spent]
+    matrices: list[Matrix]
+
+    @property
+    def flagged(self) -> dict[str, bool]:
+        """Which columns are out of the common budget."""
+        return {each.label: each.broken for each in self.spent}
+
+    @property
+    def verdicts(self) -> list[str]:
+        """A sentence on each sort of question."""
+        return [verdict(found) for found in self.findings]
+
+    @property
+    def matched(self) -> tuple[str, float]:
+        """The unit that is to be alike, and the tolerance."""
+        grid = self.comparison.get("grid", {})
+        return grid.get("matched", "examples"), grid.get("tolerance", 0.1)
+
+    @property
+    def missing(self) -> list[tuple[str, str]]:
+        """Cells without results, and why."""
+        cells = zip(self.comparison["cells"], self.results, strict=True)
+        return [(_name(cell), cell.get("error") or "not finished") for cell, run in cells if run is None]
+
+    def tables(self) -> list[Table]:
+        """Return every table of what was found."""
+        found: list[Table | None] = []
+        for each in self.findings:
+            found += [score_table(each, self.flagged), overall_table(each, self.flagged), difference_table(each, self.flagged)]
+            found += [negative_table(each)]
+        found += [matrix_table(matrix) for matrix in self.matrices]
+        found += [spent_table(self.spent, *self.matched), self.missing_table()]
+        return [table for table in found if table]
+
+    def missing_table(self) -> Table | None:
+        """Show the cells without results."""
+        title = f"Cells without results: {len(self.missing)} of {len(self.results)}"
+        return Table(title, ["cell", "why"], [list(each) for each in self.missing], figures=False) if self.missing else None
+
+
+def read_grid(folder: Path, comparison: Mapping[str, Any] | None, results: Sequence[Mapping[str, Any] | None]) -> Grid:
+    """Read the rest of what a report needs.
+
+    Args:
+        folder: Of the run or grid.
+        comparison: What a grid has written; ``None`` for a run.
+        results: Of each cell.
+
+    Raises:
+        MTLError: If a file cannot be read, or the baseline that was asked for is not there.
+    """
+    only = results[0] or {}
+    comparison = comparison or {"experiment": only.get("experiment", ""), "cells": [{"point": {}, "folder": "."}]}
+    columns = [column for column in columns_of([cell["point"] for cell in comparison["cells"]], results) if column.runs]
+    wanted = comparison.get("grid", {}).get("baseline")
+    tasks, targets = of_tasks(columns), of_targets(columns)
+    check_baseline(wanted, [*tasks, *targets])
+    findings = [
+        find(title, methods, wanted if any(method.label == wanted for method in methods) else usual)
+        for title, methods, usual in ((_TASKS, tasks, "single"), (_TARGETS, targets, "none"))
+        if methods
+    ]
+    done = [folder / cell["folder"] for cell, run in zip(comparison["cells"], results, strict=True) if run is not None]
+    kept = [run for run in results if run is not None]
+    timings = {run["hash"]: _read(place / "timing.json") for run, place in zip(kept, done, strict=True)}
+    matched = comparison.get("grid", {})
+    used = spent(columns, timings, matched.get("matched", "examples"), matched.get("tolerance", 0.1))
+    looks = [look for place in done for path in sorted(place.glob("models/*/affinity.json")) for look in _read(path)["looks"]]
+    base = next((found.baseline for found in findings if found.title == _TARGETS), None)
+    matrices = [matrix for matrix in (gradient_cosines(looks), transfer_gains(targets, base)) if matrix]
+    return Grid(folder, comparison, results, columns, findings, used, matrices)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(read_json(path, BundleError)) if path.is_file() else {}
+
+
+def _name(cell: Mapping[str, Any]) -> str:
+    seed = f"seed {cell['point']['seed']}" if "seed" in cell["point"] else ""
+    return ", ".join(filter(None, [label_of(cell["point"]) or str(cell["folder"]), seed]))
