@@ -99,9 +99,9 @@ class Experiment:
         from mtl.run import Run
 
         cells = plan(self.config)
-        check_declared(cells)
         for cell in cells:
             Run(cell.config, self.load_plugins(), cell.folder, Quiet()).check()
+        check_declared(cells)
         return cells
 
     def compare(self, backend: Choice | None = None, jobs: int | None = None, watch: Any = None) -> Finished:

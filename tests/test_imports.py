@@ -47,9 +47,20 @@ def test_a_slow_library_has_one_importer(library, modules):
     assert importers(library) == modules
 
 
-@pytest.mark.parametrize("library", ["pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"])
+@pytest.mark.parametrize("library", ["pickle", "cloudpickle", "dill", "shelve", "marshal"])
 def test_nothing_is_pickled(library):
     assert importers(library) == []
+
+
+def test_joblib_sends_work_and_keeps_no_files():
+    used = {name for path in MODULES for name in imported_by(path) if name.partition(".")[0] == "joblib"}
+    # Not joblib.dump, joblib.load or joblib.Memory, which pickle to files.
+    assert used == {"joblib", "joblib.Parallel", "joblib.delayed", "joblib.parallel_config"}
+
+
+@pytest.mark.parametrize("library", ["altair", "vl_convert"])
+def test_charts_have_one_importer_of_each_library(library):
+    assert len(importers(library)) == 1
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
