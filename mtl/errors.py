@@ -19,6 +19,18 @@ class DataError(MTLError, ValueError):
     """Rows cannot be read or cannot serve their task."""
 
 
+class RowError(DataError):
+    """One row cannot serve its task.
+
+    Attributes:
+        index: The row's place among those that were looked at.
+    """
+
+    def __init__(self, index: int, message: str) -> None:
+        self.index = index
+        super().__init__(message)
+
+
 class EncoderError(MTLError, OSError):
     """A pretrained encoder is missing, unreachable or not the file it should be."""
 

@@ -84,6 +84,7 @@ def summarize(
             "trivial": trivial[task.name][metric.name],
             "skill": skills[task.name],
             "rows": {split: len(features) for split, features in task.splits.items()},
+            "dropped": {split: count for split, count in task.dropped.items() if count},
             "examples_seen": seen.get(task.name, 0),
             "test": tests[task.name],
         }

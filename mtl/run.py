@@ -14,6 +14,7 @@ import torch
 
 from mtl.components import Builder
 from mtl.config import Choice, ExperimentConfig
+from mtl.data.dropping import fit_without_bad, without_bad
 from mtl.data.features import default_cache, featurize, name_features
 from mtl.data.rows import Rows
 from mtl.data.sources import load_file, load_splits
@@ -221,12 +222,18 @@ class Run:
             files = self._stage.protocol.files(task.name, self._stage.targets_config.shots)
             rows |= {name: load_file(task, path, roles, self.config.base) for name, path in files.items()}
         kind.vocabulary = tokenizer.vocabulary
-        kind.fit(rows["train"])
+        given = {split: len(found) for split, found in rows.items()}
+        if task.bad_rows == "drop":
+            rows["train"] = fit_without_bad(kind, rows["train"])
+            rows = {split: without_bad(kind, found, tokenizer) for split, found in rows.items()}
+        else:
+            kind.fit(rows["train"])
+        dropped = {split: given[split] - len(found) for split, found in rows.items()}
         splits = {split: featurize(kind, found, tokenizer) for split, found in rows.items()}
         cut = sum(features.tokenized.truncated for features in splits.values())
         if cut:
             _LOG.info("task %s: %d texts are longer than %d tokens and are cut", task.name, cut, tokenizer.max_length)
-        return TaskData(task.name, kind, splits, name_features(kind, tokenizer))
+        return TaskData(task.name, kind, splits, name_features(kind, tokenizer), dropped)
 
     def _load_encoder(self) -> Encoder:
         if self._bundle is not None:

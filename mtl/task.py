@@ -94,6 +94,8 @@ class Task(Frozen):
         metric: The primary metric. Default: the kind's first.
         where: Keeps only the rows whose column has one of the listed values.
         max_rows: Keeps at most that many rows of a split, the first ones.
+        bad_rows: What to do with a row that cannot serve: ``error`` names it and stops, ``drop`` leaves it out, counts it
+            and goes on.
         max_words: A text with more words than this is refused as a likely accident of the file.
         weight: The task's weight in the joint loss, before any weighting method.
         options: Options of the kind.
@@ -113,6 +115,7 @@ class Task(Frozen):
     metric: str | None = None
     where: dict[str, tuple[str, ...]] = {}
     max_rows: _Count | dict[Split, _Count] | None = None
+    bad_rows: Literal["error", "drop"] = "error"
     max_words: int = Field(default=10_000, gt=0)
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     options: dict[str, Any] = {}

@@ -221,8 +221,13 @@ BUNDLES: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
         ("joint", "do not fit", "mood"),
     ),
     "state of another kind": (_edited(lambda about: about["tasks"][0].update(state={})), ("joint", "'labels'")),
-    "kind without plugin": (
-        _edited(lambda about: (about["tasks"][0]["task"].update(kind="odd"), about["plugins"].update(odd="'shop' (shop 2.1)"))),
+    "kinds without plugin": (
+        _edited(
+            lambda about: (
+                [entry["task"].update(kind="odd") for entry in about["tasks"]],
+                about["plugins"].update(odd="'shop' (shop 2.1)"),
+            )
+        ),
         ("kind 'odd'", "'shop' (shop 2.1)", "--plugin"),
     ),
 }

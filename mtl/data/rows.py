@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mtl.errors import DataError
+from mtl.errors import RowError
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Rows:
         """Name the place of a row: ``train.csv, row 12``."""
         return f"{self.source}, row {self.numbers[index]}"
 
-    def error(self, index: int, message: str) -> DataError:
+    def error(self, index: int, message: str) -> RowError:
         """Return the error that says what is wrong with the row at ``index``."""
-        return DataError(f"{self.where(index)}: {message}")
+        return RowError(index, f"{self.where(index)}: {message}")
 
     def texts(self, role: str, *, max_words: int | None = None) -> list[str]:
         """Return a column of texts; a list of words is joined by spaces.

@@ -115,7 +115,7 @@ class Bundle:
                 "encoder": self.config.model_dump(mode="json"),
                 "tasks": [
                     {
-                        "task": kind.task.model_dump(mode="json", exclude={"data", "where", "max_rows"}),
+                        "task": kind.task.model_dump(mode="json", exclude={"data", "where", "max_rows", "bad_rows"}),
                         "state": kind.state,
                         "unit": getattr(self.model.head(name), "unit", False),
                     }

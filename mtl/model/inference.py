@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,14 @@ class TaskData:
         kind: Its kind, fitted.
         splits: Features of each split.
         names: The classes' written names, a row each, where the kind has them.
+        dropped: How many bad rows of each split were left out, where the task allows it.
     """
 
     name: str
     kind: TaskKind
     splits: dict[str, Features]
     names: Features | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
 
 def device_of(module: torch.nn.Module) -> torch.device:
