@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mtl.data.features import Columns, Features, Tokenized
     from mtl.data.rows import Rows
     from mtl.data.vocabulary import Vocabulary
-    from mtl.model.encoder import Encoded
+    from mtl.model.encoded import Encoded
 
 #: What the tokenizer is to encode: a text, a pair of texts in one sequence, or a text split into words.
 Request = str | tuple[str, str] | list[str]

@@ -15,7 +15,8 @@ from mtl.data.batches import Batch, Part, join_inputs
 from mtl.data.episodes import Episode
 from mtl.errors import ConfigError
 from mtl.kind import TaskKind
-from mtl.model.encoder import Encoded, Encoder
+from mtl.model.encoded import Encoded
+from mtl.model.encoder import Encoder
 from mtl.model.heads import LinearHead
 
 _CACHE_BYTES = 2**31

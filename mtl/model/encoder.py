@@ -8,7 +8,6 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,108 +19,12 @@ from mtl.config import EncoderConfig
 from mtl.data.tokenizer import Tokenizer
 from mtl.errors import ConfigError, EncoderError, did_you_mean
 from mtl.files import write_atomic
+from mtl.model.encoded import POOLING, Encoded, groups_by_length
 from mtl.model.precision import Precision, computing, round_shape
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 _LOG = logging.getLogger(__name__)
 _LORA, LORA_FILE = "lora_", "lora.safetensors"
-
-
-class Encoded:
-    """What the encoder says of one task's sequences in a batch.
-
-    Args:
-        states: Token states of the whole batch, ``[sequences, tokens, hidden]``.
-        mask: 1 for tokens, 0 for padding, ``[sequences, tokens]``.
-        pooled: One vector a sequence, ``[sequences, hidden]``.
-        index: The task's sequences, ``[rows * sequences]``; ``None`` for all.
-        counts: Sequences of each row, ``[rows]``, where rows differ in that.
-        embeddings: What the encoder reads tokens by, ``[vocabulary, hidden]``, for heads that share it.
-    """
-
-    def __init__(
-        self,
-        states: Tensor,
-        mask: Tensor,
-        pooled: Tensor,
-        index: Tensor | None = None,
-        counts: Tensor | None = None,
-        embeddings: Tensor | None = None,
-    ) -> None:
-        self._states, self._mask, self._pooled, self._index = states, mask, pooled, index
-        self.counts, self._embeddings = counts, embeddings
-
-    def of(self, index: Tensor | None, counts: Tensor | None = None) -> Encoded:
-        """Return the view of another task."""
-        return Encoded(self._states, self._mask, self._pooled, index, counts, self._embeddings)
-
-    @property
-    def embeddings(self) -> Tensor:
-        """What the encoder reads tokens by, ``[vocabulary, hidden]``.
-
-        Raises:
-            EncoderError: If they are not of the size of its states.
-        """
-        if self._embeddings is None or self._embeddings.shape[1] != self._states.shape[-1]:
-            raise EncoderError(
-                "This encoder's embeddings are not of the size of its states, so that no head can share them. "
-                "Use another encoder for this task."
-            )
-        return self._embeddings
-
-    @cached_property
-    def states(self) -> Tensor:
-        """Token states, ``[rows * sequences, tokens, hidden]``."""
-        return self._states if self._index is None else self._states[self._index]
-
-    @cached_property
-    def mask(self) -> Tensor:
-        """1 for tokens, 0 for padding, ``[rows * sequences, tokens]``."""
-        return self._mask if self._index is None else self._mask[self._index]
-
-    @cached_property
-    def pooled(self) -> Tensor:
-        """One vector a sequence, ``[rows * sequences, hidden]``."""
-        return self._pooled if self._index is None else self._pooled[self._index]
-
-
-def _pool_mean(states: Tensor, mask: Tensor) -> Tensor:
-    weights = mask.unsqueeze(-1).to(states.dtype)
-    return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
-
-
-def _pool_cls(states: Tensor, mask: Tensor) -> Tensor:
-    return states[:, 0]
-
-
-def _pool_max(states: Tensor, mask: Tensor) -> Tensor:
-    return states.masked_fill(mask.unsqueeze(-1) == 0, float("-inf")).amax(1)
-
-
-_POOLING = {"mean": _pool_mean, "cls": _pool_cls, "max": _pool_max}
-
-
-_GROUP_ROWS, _GROUP_SHARE, _WASTE = 8, 0.7, 0.25
-
-
-def _groups(mask: Tensor) -> list[tuple[Tensor, int]] | None:
-    """Part a batch of very different lengths into groups of similar ones: their rows, and the longest of each.
-
-    Most of the work on such a batch would be padding. On a GPU a batch is left whole: there reading the lengths would
-    cost more than it saves.
-    """
-    if mask.device.type != "cpu" or len(mask) < 2 * _GROUP_ROWS:
-        return None
-    lengths = mask.sum(1)
-    if float(lengths.sum()) > (1 - _WASTE) * mask.numel():
-        return None
-    order = lengths.argsort(descending=True, stable=True)
-    ordered = lengths[order].tolist()
-    starts = [0]
-    for place, length in enumerate(ordered):
-        if place - starts[-1] >= _GROUP_ROWS and length < _GROUP_SHARE * ordered[starts[-1]]:
-            starts.append(place)
-    return [(order[start:end], ordered[start]) for start, end in zip(starts, [*starts[1:], len(ordered)], strict=True)]
 
 
 class _Reached(Exception):  # noqa: N818  # not an error
@@ -175,7 +78,7 @@ class Encoder(nn.Module):
         """
         mask = inputs["attention_mask"]
         if states is None or depth < len(self.layers()):
-            groups = _groups(mask)
+            groups = groups_by_length(mask)
             if groups is None:
                 states = self._above(inputs, states, depth)
             else:
@@ -187,7 +90,7 @@ class Encoder(nn.Module):
                 order = torch.cat([rows for rows, _ in groups]).argsort()
                 states = torch.cat(padded)[order]
         embeddings: Tensor = self.backbone.get_input_embeddings().weight
-        return Encoded(states, mask, _POOLING[self.pooling](states, mask), embeddings=embeddings)
+        return Encoded(states, mask, POOLING[self.pooling](states, mask), embeddings=embeddings)
 
     def trunk(self, inputs: Mapping[str, Tensor], depth: int) -> Tensor:
         """Return the states that enter layer ``depth``, or leave the last one, ``[sequences, tokens, hidden]``."""

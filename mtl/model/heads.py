@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from mtl.model.encoder import Encoded
+from mtl.model.encoded import Encoded
 
 _INITIAL_STD = 0.02  # as BERT's own heads (Devlin et al. 2019, arXiv:1810.04805)
 

@@ -91,7 +91,11 @@ def read_folder(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any
         if not isinstance(comparison, dict) or not comparison.keys() >= {"experiment", "axes", "cells"}:
             raise BundleError(f"{folder / 'comparison.json'} is not what mtl writes: axes, cells, experiment are not all in it.")
         paths = [folder / cell["folder"] / "results.json" for cell in comparison["cells"]]
-        return comparison, [read_results(path, BundleError) if path.is_file() else None for path in paths]
+        found = [read_results(path, BundleError) if path.is_file() else None for path in paths]
+        if not any(found):
+            first = f": there is no {paths[0]}" if paths else ""
+            raise BundleError(f"{folder}: none of the {len(paths)} cells of the comparison has results{first}. Run it again.")
+        return comparison, found
     if (folder / "results.json").is_file():
         return None, [read_results(folder / "results.json", BundleError)]
     if not folder.is_dir():

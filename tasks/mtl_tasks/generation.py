@@ -18,7 +18,7 @@ from mtl.data.vocabulary import Vocabulary
 from mtl.errors import MissingExtraError
 from mtl.kind import Batch, Request
 from mtl.metrics import Array, Metric, Outcome
-from mtl.model.encoder import Encoded
+from mtl.model.encoded import Encoded
 from mtl.task import Frozen
 from mtl_tasks.decoder import Decoder, Search, write
 from mtl_tasks.subwords import Subwords

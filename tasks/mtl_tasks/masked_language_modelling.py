@@ -18,7 +18,7 @@ from mtl.data.features import Columns, Features, Ragged, Tokenized
 from mtl.data.rows import Rows
 from mtl.kind import Batch, Request
 from mtl.metrics import Array, Metric, Outcome
-from mtl.model.encoder import Encoded
+from mtl.model.encoded import Encoded
 from mtl.task import Frozen
 
 _NOTHING = -1

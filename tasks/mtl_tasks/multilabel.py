@@ -107,7 +107,8 @@ class MultiLabel(mtl.TaskKind):
         return [self._names(row > 0) for row in features.columns["labels"]]  # type: ignore[union-attr]
 
     def decode(self, outputs: Tensor, batch: Batch) -> list[list[str]]:
-        return [self._names(row) for row in self.scores(outputs).cpu().numpy() >= np.array(self._thresholds, dtype=np.float32)]
+        thresholds = torch.tensor(self._thresholds, device=outputs.device)
+        return [self._names(row) for row in (self.scores(outputs) >= thresholds).cpu().numpy()]
 
     def scores(self, outputs: Tensor) -> Tensor:
         return torch.sigmoid(outputs.float())

@@ -17,7 +17,7 @@ from mtl.data.rows import Rows
 from mtl.errors import DataError
 from mtl.kind import Batch, Request
 from mtl.metrics import REGRESSION, Array, Metric, Outcome, sklearn_metric
-from mtl.model.encoder import Encoded
+from mtl.model.encoded import Encoded
 from mtl.model.heads import PooledHead
 from mtl_tasks.classification import label_index, read_label
 from mtl_tasks.pairs import PairOptions, pair_requests

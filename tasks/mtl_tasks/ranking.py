@@ -19,7 +19,7 @@ from mtl.data.rows import Rows
 from mtl.errors import DataError
 from mtl.kind import Batch, Request
 from mtl.metrics import Array, Metric, Outcome
-from mtl.model.encoder import Encoded
+from mtl.model.encoded import Encoded
 from mtl.model.heads import by_row
 from mtl.task import Frozen
 

@@ -14,7 +14,7 @@ from mtl.data.features import Columns, Features, Tokenized
 from mtl.data.rows import Rows
 from mtl.kind import Request
 from mtl.metrics import CLASSIFICATION, Array, Metric, Outcome
-from mtl.model.encoder import Encoded
+from mtl.model.encoded import Encoded
 from mtl.model.heads import LinearHead
 from mtl.task import Frozen
 from mtl_tasks.classification import Classification

@@ -13,7 +13,8 @@ from torch.testing import assert_close
 import mtl
 from mtl.config import EncoderConfig
 from mtl.errors import EncoderError
-from mtl.model.encoder import Encoded, Encoder, load_encoder
+from mtl.model.encoded import Encoded
+from mtl.model.encoder import Encoder, load_encoder
 
 #: Two sequences of three tokens with two numbers each; the second sequence ends in padding.
 STATES = torch.tensor([[[1.0, -2.0], [3.0, -4.0], [5.0, 0.0]], [[-7.0, 2.0], [-1.0, 6.0], [100.0, 100.0]]])
