@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
-import mtl
 from mtl.data.features import Columns, Features, Tokenized
 from mtl.data.rows import Rows
 from mtl.errors import DataError
@@ -20,7 +19,7 @@ from mtl.metrics import REGRESSION, Array, Metric, Outcome, sklearn_metric
 from mtl.model.encoded import Encoded
 from mtl.model.heads import PooledHead
 from mtl_tasks.classification import label_index, read_label
-from mtl_tasks.pairs import PairOptions, pair_requests
+from mtl_tasks.pairs import OneTextOrTwo
 
 
 def _macro_mae(outcome: Outcome) -> float:
@@ -45,14 +44,13 @@ class CumulativeHead(nn.Module):
         return difference
 
 
-class Ordinal(mtl.TaskKind):
+class Ordinal(OneTextOrTwo):
     """A grade, by the proportional-odds model (McCullagh 1980, JRSS B 42:109, eq. 2.1); a unit is a row.
 
     ``P(grade ≤ k) = σ(θ_k − f)`` with one score f a row and growing thresholds θ. The answer is the median grade. Reads a
     pair where the task maps ``text_pair``.
     """
 
-    roles = {"text": True, "text_pair": False, "label": True}
     metrics = (
         Metric("mae", sklearn_metric("mean_absolute_error"), higher_is_better=False, best=0.0),
         Metric("macro_mae", _macro_mae, higher_is_better=False, best=0.0),
@@ -60,7 +58,6 @@ class Ordinal(mtl.TaskKind):
         Metric("accuracy", sklearn_metric("accuracy_score")),
         *(metric for metric in REGRESSION if metric.name == "spearman"),
     )
-    Options = PairOptions
 
     _grades: tuple[str, ...] = ()
     _median: str = ""
@@ -76,14 +73,6 @@ class Ordinal(mtl.TaskKind):
         return {"data": rows, "labels": list(grades)}
 
     @property
-    def _reads_pairs(self) -> bool:
-        return "text_pair" in self.task.columns
-
-    @property
-    def sequences(self) -> int:
-        return 2 if self._reads_pairs and self.options.pairing == "bi" else 1
-
-    @property
     def labels(self) -> tuple[str, ...]:
         return self._grades
 
@@ -94,9 +83,6 @@ class Ordinal(mtl.TaskKind):
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._grades, self._median = tuple(state["grades"]), state["median"]
 
-    def readable(self, columns: Collection[str]) -> bool:
-        return super().readable(columns) and (not self._reads_pairs or "text_pair" in columns)
-
     def fit(self, rows: Rows) -> None:
         found = [read_label(rows, index) for index in range(len(rows))]
         self._grades = self.task.labels or _in_order(self.task.name, set(found), rows.source)
@@ -105,11 +91,6 @@ class Ordinal(mtl.TaskKind):
         known = {grade: number for number, grade in enumerate(self._grades)}
         numbers = sorted(label_index(rows, index, grade, known) for index, grade in enumerate(found))
         self._median = self._grades[numbers[(len(numbers) - 1) // 2]]
-
-    def requests(self, rows: Rows) -> list[Request]:
-        if self._reads_pairs:
-            return pair_requests(rows, self.options.pairing, self.task.max_words)
-        return [*rows.texts("text", max_words=self.task.max_words)]
 
     def targets(self, rows: Rows, tokenized: Tokenized) -> Columns:
         known = {grade: number for number, grade in enumerate(self._grades)}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
+import mtl
 from mtl.data.rows import Rows
 from mtl.kind import Request
 from mtl.task import Frozen
@@ -24,3 +26,26 @@ def pair_requests(rows: Rows, pairing: str, max_words: int) -> list[Request]:
     """Return one request a row for ``cross``, two for ``bi``."""
     pairs = zip(rows.texts("text", max_words=max_words), rows.texts("text_pair", max_words=max_words), strict=True)
     return [text for pair in pairs for text in pair] if pairing == "bi" else [*pairs]
+
+
+class OneTextOrTwo(mtl.TaskKind):
+    """A kind that reads a text, or a pair of texts where the task has a column for ``text_pair``."""
+
+    roles = {"text": True, "text_pair": False, "label": True}
+    Options = PairOptions
+
+    @property
+    def _reads_pairs(self) -> bool:
+        return "text_pair" in self.task.columns
+
+    @property
+    def sequences(self) -> int:
+        return 2 if self._reads_pairs and self.options.pairing == "bi" else 1
+
+    def readable(self, columns: Collection[str]) -> bool:
+        return super().readable(columns) and (not self._reads_pairs or "text_pair" in columns)
+
+    def requests(self, rows: Rows) -> list[Request]:
+        if self._reads_pairs:
+            return pair_requests(rows, self.options.pairing, self.task.max_words)
+        return [*rows.texts("text", max_words=self.task.max_words)]

@@ -10,14 +10,13 @@ import numpy as np
 from pydantic import model_validator
 from torch import Tensor, nn
 
-import mtl
 from mtl.data.features import Columns, Features, Tokenized
 from mtl.data.rows import Rows
 from mtl.errors import DataError
 from mtl.kind import Batch, Request
 from mtl.metrics import REGRESSION, Array
 from mtl.model.heads import PooledHead
-from mtl_tasks.pairs import PairOptions, pair_requests
+from mtl_tasks.pairs import OneTextOrTwo, PairOptions
 
 
 class RegressionOptions(PairOptions):
@@ -38,13 +37,12 @@ class RegressionOptions(PairOptions):
         return self
 
 
-class Regression(mtl.TaskKind):
+class Regression(OneTextOrTwo):
     """A number, by squared error on targets with mean 0 and variance 1, so that its loss is of the size of others.
 
     Reads a pair where the task maps ``text_pair``. A unit is a row.
     """
 
-    roles = {"text": True, "text_pair": False, "label": True}
     metrics = REGRESSION
     Options = RegressionOptions
     likelihood_factor = 0.5
@@ -58,33 +56,17 @@ class Regression(mtl.TaskKind):
         return {"data": [{"text": f"{'very ' * number}good", "label": float(number)} for number in range(8)]}
 
     @property
-    def _reads_pairs(self) -> bool:
-        return "text_pair" in self.task.columns
-
-    @property
-    def sequences(self) -> int:
-        return 2 if self._reads_pairs and self.options.pairing == "bi" else 1
-
-    @property
     def state(self) -> dict[str, Any]:
         return {"mean": self._mean, "sd": self._sd}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._mean, self._sd = state["mean"], state["sd"]
 
-    def readable(self, columns: Any) -> bool:
-        return super().readable(columns) and (not self._reads_pairs or "text_pair" in columns)
-
     def fit(self, rows: Rows) -> None:
         values = self._read(rows)
         self._mean, self._sd = float(values.mean()), float(values.std())
         if self._sd == 0:
             raise DataError(f"Task {self.task.name!r}: every target of {rows.source} is {self._mean}; there is nothing to learn.")
-
-    def requests(self, rows: Rows) -> list[Request]:
-        if self._reads_pairs:
-            return pair_requests(rows, self.options.pairing, self.task.max_words)
-        return [*rows.texts("text", max_words=self.task.max_words)]
 
     def targets(self, rows: Rows, tokenized: Tokenized) -> Columns:
         values = self._read(rows)
