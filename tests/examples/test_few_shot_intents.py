@@ -34,3 +34,13 @@ def test_the_example_of_few_shot_intents_runs(encoder_folder, tmp_path, monkeypa
     assert len(manifests) == 1  # read by both
     shared = sum(count for by_target in protonet["overlaps"].values() for count in by_target.values())
     assert 1 <= shared <= 10  # these splits have a few texts under two classes; they are left out and counted
+
+
+def test_every_strategy_of_episodes_is_a_cell_of_the_example(monkeypatch):
+    monkeypatch.setenv("DATA", "data")
+    experiment = mtl.load_experiment(ROOT / "examples" / "few_shot_intents.yaml")
+    cells = experiment.cells()  # names and options are checked
+    methods = {cell.point["cell"] for cell in cells}
+    assert len(cells) == 5 * len(methods)
+    registered = set(experiment.load_plugins().strategies)
+    assert methods == registered - {"single"}  # with one source, joint and single are the same
