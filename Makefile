@@ -18,7 +18,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# About half an hour on a quiet machine. The first two need DATA=path/to/data with trec/ and subj/ in it, the last needs
+# About half an hour on a quiet machine. The first two need DATA=path/to/data with trec/ and subj/ in it, meta.py needs
 # learn2learn; the results are appended to benchmarks/results.
 bench: $(STAMP)
 	@test -d "$(DATA)" || { echo "Say where the data are: make bench DATA=path/to/data" >&2; exit 1; }
@@ -27,6 +27,7 @@ bench: $(STAMP)
 	DATA="$(DATA)" $(BIN)/python benchmarks/hf_trainer.py
 	$(BIN)/python benchmarks/predict_heads.py
 	$(BIN)/python benchmarks/memory_tasks.py
+	$(BIN)/python benchmarks/bfloat16.py
 	$(BIN)/python benchmarks/meta.py
 	$(BIN)/python benchmarks/compare.py
 
