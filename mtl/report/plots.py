@@ -54,10 +54,20 @@ def plot_transfer(columns: Sequence[Column], path: Path) -> Path | None:
     bars: dict[str, list[float]] = {}
     names: list[str] = []
     for label, runs in transfer_rows(columns).items():
-        names = [f"{target}\n{shots} shots" for target, by_shots in runs[0].items() for shots in by_shots]
+        names = [f"{_broken(target)}\n{_shots(shots)}" for target, by_shots in runs[0].items() for shots in by_shots]
         pairs = [(target, shots) for target, by_shots in runs[0].items() for shots in by_shots]
         bars[label] = [_mean(value for run in runs for value in run[target][shots]) for target, shots in pairs]
     return _bars(names, bars, "metric of the target, mean of the support sets", path) if names else None
+
+
+def _broken(task: str) -> str:
+    """Let a long name go on in a second line after its last ``/``."""
+    before, slash, name = task.rpartition("/")
+    return f"{before}{slash}\n{name}" if before else name
+
+
+def _shots(count: str) -> str:
+    return f"{count} shot{'' if count == '1' else 's'}"
 
 
 def _series(lines: Iterable[Mapping[str, Any]], key: str) -> dict[str, tuple[list[float], list[float]]]:
