@@ -240,6 +240,8 @@ _AGAINST = {
     "head: trunk frozen": "head: learn2learn",
     "first order: mtl": "first order: K + 1 passes",
 }
+#: All sides, those that others are held against first.
+_NAMES = tuple(dict.fromkeys([*_AGAINST.values(), *_AGAINST]))
 
 
 def flops(step: Callable[[int], None]) -> int:
@@ -300,12 +302,16 @@ def main() -> None:
     if options.child:
         print(json.dumps(child(options.child, options.words, options.per_step)))
         return
+    # First, while this process is small: a child's peak starts from what its parent holds.
+    memory = {name: in_fresh_process(name, options.words) for name in _NAMES}
+    flat = {count: in_fresh_process("all layers: recompute", options.words, count) for count in (1, 2, 4, 8, 16)}
+    print(json.dumps({"memory": memory, "episodes a step": flat}), file=sys.stderr, flush=True)
     steps = {name: step for name, (_, step) in sides(options.words).items()}
     forward = flops_of_forward(options.words)
     counted = {name: flops(step) / forward for name, step in steps.items()}
     timed: dict[str, Callable[[int], float]] = {name: _timed(step) for name, step in steps.items()}
     seconds = measuring.interleave(timed, options.repeats)
-    memory = {name: in_fresh_process(name, options.words) for name in steps}
+    print(json.dumps({"seconds": seconds, "flops": counted}), file=sys.stderr, flush=True)
     rows = []
     for name, times in seconds.items():
         base = _AGAINST.get(name)
@@ -314,7 +320,6 @@ def main() -> None:
         milliseconds = Spread.of([1000 * value for value in times]).show(".0f")
         rows.append([name, milliseconds, ratio, f"{memory[name]:,.0f}", room, f"{counted[name]:.1f}"])
     columns = ["side", "ms an episode", "× learn2learn or bare", "extra peak, MB", "× of it", "FLOPs in forward passes"]
-    flat = {count: in_fresh_process("all layers: recompute", options.words, count) for count in (1, 2, 4, 8, 16)}
     speed = evaluation_seconds(options.episodes)
     table = measuring.table(columns, rows)
     table += "\n\n" + measuring.table(["episodes a step", "extra peak, MB"], [[str(n), f"{mb:,.0f}"] for n, mb in flat.items()])
