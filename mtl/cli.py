@@ -134,11 +134,12 @@ def adapt(
     from mtl.errors import ConfigError
     from mtl.model.bundle import load_bundle
     from mtl.plugins import load_plugins
+    from mtl.strict_yaml import read_value
     from mtl.task import Task
     from mtl.transfer.adapt import adapt as learn
 
     plugins = load_plugins(plugin or [])
-    options = {key: _value(text) for key, text in _pairs(set_ or [], "--set")}
+    options = {key: read_value(text, f"--set {key}={text}") for key, text in _pairs(set_ or [], "--set")}
     if options and adaptation is None:
         raise ConfigError("--set gives options to an adaptation: name it with --adaptation.")
     choice = None if adaptation is None else Choice(name=adaptation, **options)
@@ -156,12 +157,6 @@ def _pairs(entries: list[str], option: str) -> Iterator[tuple[str, str]]:
         if not separator or not key:
             raise ConfigError(f"{option} {entry!r}: write {_FORMS.get(option, 'key=value')}.")
         yield key, value
-
-
-def _value(text: str) -> Any:
-    import yaml
-
-    return yaml.safe_load(text)
 
 
 @app.command()

@@ -10,17 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mtl.axes import CompareConfig, Point
 from mtl.errors import ConfigError, did_you_mean, explain_validation
-from mtl.files import why_no_file
+from mtl.strict_yaml import read_file, read_value
 from mtl.task import Frozen, Task
+from mtl.variables import expand
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
 def _read_name(value: Any) -> Any:
@@ -312,7 +311,7 @@ class ExperimentConfig(Frozen):
             cell = json.loads(json.dumps(plain))
             for key, value in settings.items():
                 _assign(cell, key, value, f"compare, axis {key!r}")
-            cells.append((point, validate(_expand(cell, "compare", {}, cell["define"]), "compare")))
+            cells.append((point, validate(expand(cell, "compare", {}, cell["define"]), "compare")))
         return cells
 
     def with_strategy(self, name: str) -> ExperimentConfig:
@@ -328,16 +327,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
     Raises:
         ConfigError: If the file is missing, is not YAML, or a value is not valid.
     """
-    if not path.is_file():
-        raise ConfigError(why_no_file(path))
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  # a SafeLoader
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start + 1}. Convert it to UTF-8.") from error
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {_yaml_fault(error)}") from error
+    values = read_file(path)
     if not isinstance(values, dict):
         found = "an empty file" if values is None else f"a {type(values).__name__}"
         raise ConfigError(f"{path}: an experiment is a mapping of keys such as encoder and tasks; found {found}.")
@@ -347,11 +337,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
         key, separator, value = override.partition("=")
         if not separator or not key:
             raise ConfigError(f"--set {override!r}: write key=value, for example --set seed=1.")
-        try:
-            _assign(values, key, yaml.load(value, _Loader), f"--set {override!r}")  # noqa: S506  # a SafeLoader
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {override!r}: the value is not valid YAML.") from error
-    return validate(_expand(values, str(path), os.environ, values.get("define") or {}), str(path))
+        _assign(values, key, read_value(value, f"--set {override!r}"), f"--set {override!r}")
+    return validate(expand(values, str(path), os.environ, values.get("define") or {}), str(path))
 
 
 def validate(values: Any, where: str) -> ExperimentConfig:
@@ -364,47 +351,6 @@ def validate(values: Any, where: str) -> ExperimentConfig:
         return ExperimentConfig.model_validate(values)
     except ValidationError as error:
         raise explain_validation(error, where, _KEYS) from error
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as `yaml.safe_load` reads it, but a key that is written twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen and not key.tag.endswith(":merge"):
-                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark)
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-
-def _yaml_fault(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    return f"{place}{getattr(error, 'problem', None) or ' '.join(str(error).split())}."
-
-
-def _expand(value: Any, where: str, known: Mapping[str, str], defined: Mapping[str, str]) -> Any:
-    """Replace ``${NAME}`` in every text. First the environment's, with defaults; those that are defined when a cell is made."""
-    if isinstance(value, dict):
-        return {key: _expand(item, where, known, defined) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_expand(item, where, known, defined) for item in value]
-    if not isinstance(value, str):
-        return value
-
-    def lookup(match: re.Match[str]) -> str:
-        name, default = match.groups()
-        if name in defined:
-            return match[0] if known else str(defined[name])
-        found = known.get(name, default)
-        if found is None:
-            raise ConfigError(
-                f"{where}: the environment variable {name} is not set. Set it: {name}=… mtl run …, or give it under 'define'."
-            )
-        return found
-
-    return _VARIABLE.sub(lookup, value)
 
 
 def _assign(values: dict[str, Any], key: str, value: Any, where: str) -> None:
