@@ -186,6 +186,16 @@ class Encoder(nn.Module):
                 return module
         raise EncoderError(f"The layers of a {type(self.backbone).__name__} are not found; use freeze: none, embeddings or all.")
 
+    def counted(self) -> list[nn.Module]:
+        """Return a module of every layer that runs when the layer is computed, and not when it is left out.
+
+        All of the encoder, where its layers are not found.
+        """
+        try:
+            return [next(module for module in layer.modules() if isinstance(module, nn.Linear)) for layer in self.layers()]
+        except (EncoderError, StopIteration):
+            return [self.backbone]
+
     def add_lora(self, rank: int, weights: Path | None = None) -> None:
         """Put low-rank updates into the attention layers; they change nothing until they are trained.
 

@@ -46,13 +46,14 @@ class Watcher(Protocol):
 class Progress:
     """Everything a training remembers beside tensors; JSON values only.
 
-    ``passes`` counts the sequences that have gone through the encoder to learn from, ``seconds`` the time of the steps.
+    ``passes`` counts the sequences that have gone through the encoder to learn from, in parts where they have gone through
+    some of its layers; ``seconds`` is the time of the steps.
     """
 
     step: int = 0
     examples: int = 0
     examples_by_task: dict[str, int] = field(default_factory=dict)
-    passes: int = 0
+    passes: float = 0.0
     seconds: float = 0.0
     evaluations: int = 0
     best_score: float | None = None
@@ -198,16 +199,20 @@ class Trainer:
 
     @contextmanager
     def _counting_passes(self) -> Iterator[None]:
-        """Count the sequences that go through the encoder, those of inner loops too."""
+        """Count the sequences that go through the encoder, those of inner loops too; n of its N layers count as n / N."""
+        layers, seen = self.model.encoder.counted(), 0
 
-        def count(module: Any, arguments: Any, inputs: Mapping[str, Any]) -> None:
-            self.progress.passes += len(inputs["attention_mask"])
+        def count(module: Any, arguments: Any, options: Mapping[str, Any]) -> None:
+            nonlocal seen
+            seen += len(options["attention_mask"] if "attention_mask" in options else arguments[0])
 
-        hook = self.model.encoder.backbone.register_forward_pre_hook(count, with_kwargs=True)
+        hooks = [layer.register_forward_pre_hook(count, with_kwargs=True) for layer in layers]
         try:
             yield
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
+        self.progress.passes += seen / len(layers)
 
     def _evaluation_is_due(self) -> bool:
         times = self.config.evaluation.times

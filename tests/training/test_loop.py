@@ -129,6 +129,27 @@ def test_every_step_is_logged_with_losses_weights_and_the_rate_of_its_middle(enc
     assert {name for line in steps for name in line["loss"]} == {"mood", "rating"}
 
 
+EPISODES = {"ways": 2, "shots": 2, "queries": 1}
+#: An episode has 4 rows of support and 2 of query; with 2 steps the support is read twice.
+PASSES = [
+    ({"strategy": "joint"}, 1),
+    ({"strategy": "protonet"}, 1),
+    ({"strategy": {"name": "fomaml", "steps": 2, "adapt": "all"}}, (2 * 4 + 2) / 6),
+    # One of two layers is adapted: what is below it is read once.
+    ({"strategy": {"name": "fomaml", "steps": 2, "adapt": 1}}, (0.5 * (4 + 2) + 0.5 * (2 * 4 + 2)) / 6),
+    ({"strategy": {"name": "anil", "steps": 2}}, 1),
+]
+
+
+@pytest.mark.parametrize(("values", "passes"), PASSES)
+def test_passes_through_the_encoder_by_hand(encoder_folder, tmp_path, values, passes):
+    rows = [{"text": f"{word} {number}", "label": word} for number in range(16) for word in ("good", "bad")]
+    task = {"name": "mood", "kind": "classification", "data": splits(rows)}
+    trainer = make_trainer(encoder_folder, tmp_path, **values, tasks=[task], episodes=EPISODES, evaluation={"times": 0})
+    progress = trainer.train()
+    assert progress.passes == pytest.approx(passes * progress.examples)
+
+
 def test_without_clipping_no_norm_is_measured(encoder_folder, tmp_path):
     make_trainer(encoder_folder, tmp_path, evaluation={"times": 0}, optimizer={"clip": None}).train()
     assert not [line for line in read_log(tmp_path) if "gradient_norm" in line]
