@@ -18,13 +18,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for program
 def data(
     target: Annotated[list[str], typer.Argument(help="Tasks that plugins bring, or experiment files with tasks.")],
     plugin: PluginOption = None,
-    page: Annotated[Path | None, typer.Option("--page", help="Write the tables to this Markdown file too.")] = None,
+    page: Annotated[Path | None, typer.Option("--page", help="Write a page too: an .html or a Markdown file.")] = None,
 ) -> None:
     """Look at tasks before they are trained: sizes, lengths, labels, examples, rows that are there twice."""
     from mtl.experiment import load_experiment
-    from mtl.files import write_text
     from mtl.plugins import load_plugins
-    from mtl.report.survey import Survey
+    from mtl.report.survey import Survey, write_survey
 
     loaded = load_plugins(plugin or [])
     found, base = [], Path.cwd()
@@ -35,10 +34,10 @@ def data(
             found += [task if not isinstance(task, str) else loaded.tasks.get(task) for task in config.tasks]
         else:
             found.append(loaded.tasks.get(name))
-    tables = list(Survey(found, loaded, base).tables())
-    show_tables(tables)
+    parts = list(Survey(found, loaded, base).parts())
+    show_tables(table for _, tables in parts for table in tables)
     if page is not None:
-        write_text(page, "\n".join(["# Data", "", *(table.markdown() for table in tables)]))
+        write_survey(page, parts)
 
 
 def new(

@@ -63,9 +63,15 @@ class Section:
 
 def write_page(path: Path, grid: Grid) -> None:
     """Write the report of a grid, or of a run, as one HTML file that works from disk."""
+    verdicts = grid.verdicts or ["There are no results yet."]
+    write_sections(path, str(grid.comparison["experiment"]), _question(grid), verdicts, _sections(grid))
+
+
+def write_sections(path: Path, title: str, question: str, verdicts: Sequence[str], sections: Sequence[Section]) -> None:
+    """Write parts as one HTML file that works from disk; those that are empty are left out."""
     from jinja2 import Environment, FileSystemLoader
 
-    sections = [section for section in _sections(grid) if section.texts or section.tables or section.charts or section.code]
+    sections = [section for section in sections if section.texts or section.tables or section.charts or section.code]
     specs = [chart.spec for section in sections for chart in section.charts]
     place = iter(range(len(specs)))
     shown = [
@@ -78,9 +84,9 @@ def write_page(path: Path, grid: Grid) -> None:
         return _safe(table.render(table=each, titled=titled))
 
     html = environment.get_template("page.html.j2").render(
-        title=str(grid.comparison["experiment"]),
-        question=_question(grid),
-        verdicts=grid.verdicts or ["There are no results yet."],
+        title=title,
+        question=question,
+        verdicts=verdicts,
         sections=shown,
         show=show,
         style=_safe((_HERE / "page.css").read_text(encoding="utf-8")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,13 +13,15 @@ import numpy as np
 
 from mtl.data.rows import Rows
 from mtl.data.sources import load_splits
+from mtl.files import write_text
 from mtl.metrics import Array
 from mtl.plugins import Plugins
+from mtl.report.page import Section, write_sections
 from mtl.report.tables import Table
 from mtl.task import Task
 
 _MOST_NAMES, _EXAMPLES, _SHOWN = 30, 3, 90
-_BAR = 24
+_BAR, _BINS = 24, 8
 #: Near-duplicates are looked for among so many rows of a split; the work grows with their square.
 _COMPARED, _ALIKE = 3000, 0.9
 
@@ -42,17 +45,15 @@ class Survey:
             for task in tasks
         }
 
-    def tables(self) -> Iterator[Table]:
-        """Yield the tables of every task, and of what tasks share."""
+    def parts(self) -> Iterator[tuple[str, list[Table]]]:
+        """Yield the name of every task with its tables, and of what tasks share."""
         for name, splits in self._rows.items():
             texts = {split: self._texts(name, rows) for split, rows in splits.items()}
-            yield _sizes(name, splits, texts)
-            for role in self._kinds[name].target_roles:
-                if role in splits["train"] and (table := _values(name, role, splits)) is not None:
-                    yield table
-            yield _examples(name, splits["train"])
+            roles = [role for role in self._kinds[name].target_roles if role in splits["train"]]
+            values = [table for role in roles if (table := _values(name, role, splits)) is not None]
+            yield name, [_sizes(name, splits, texts), _lengths(name, texts), *values, _examples(name, splits["train"])]
         if len(self._rows) > 1:
-            yield self._shared()
+            yield "Shared texts", [self._shared()]
 
     def _texts(self, name: str, rows: Rows) -> list[str]:
         """Return what is read of each row, without what is to be answered."""
@@ -66,6 +67,16 @@ class Survey:
         rows = [[name, *(str(len(test[name] & train[other])) for other in train)] for name in test]
         notes = ["Test texts (rows) that are in a training split (columns), compared without case and punctuation."]
         return Table("Shared texts", ["test of", *train], rows, notes)
+
+
+def write_survey(path: Path, parts: Sequence[tuple[str, list[Table]]]) -> None:
+    """Write what a survey has found: as one HTML file that works from disk, or as Markdown, by the file's ending."""
+    names = [name for name, _ in parts]
+    if path.suffix == ".html":
+        question = f"What is in {', '.join(names)}?"
+        write_sections(path, "Data", question, [], [Section(name, [], tables) for name, tables in parts])
+    else:
+        write_text(path, "\n".join(["# Data", "", *(table.markdown() for _, tables in parts for table in tables)]))
 
 
 def _sizes(name: str, splits: Mapping[str, Rows], texts: Mapping[str, Sequence[str]]) -> Table:
@@ -93,6 +104,25 @@ def _sizes(name: str, splits: Mapping[str, Rows], texts: Mapping[str, Sequence[s
     return Table(f"{name}: sizes", columns, rows, notes)
 
 
+def _lengths(name: str, texts: Mapping[str, Sequence[str]]) -> Table:
+    """Return a histogram of words a text."""
+    words = {split: np.array([len(text.split()) for text in found]) for split, found in texts.items()}
+    everywhere = np.concatenate(list(words.values()))
+    inner = np.histogram_bin_edges(words["train"], _BINS)[1:-1]
+    edges = np.unique(np.floor(np.r_[everywhere.min(), inner, everywhere.max() + 1])).astype(int)
+    counts = {split: np.histogram(found, edges)[0] for split, found in words.items()}
+    most = counts["train"].max()
+    rows = []
+    for place, (first, end) in enumerate(itertools.pairwise(edges)):
+        span = f"{first}" if end == first + 1 else f"{first} to {end - 1}"
+        rows.append([span, *(f"{found[place]:,}" for found in counts.values()), _bar(counts["train"][place], most)])
+    return Table(f"{name}: words", ["words", *counts, "train"], rows, figures=False)
+
+
+def _bar(count: int, most: int) -> str:
+    return "█" * max(1, round(_BAR * count / most)) if count else ""
+
+
 def _values(name: str, role: str, splits: Mapping[str, Rows]) -> Table | None:
     """Return how often each value of a role is there, or where its numbers lie."""
     found = {split: list(_flat(rows[role], whole=True)) for split, rows in splits.items() if role in rows}
@@ -108,8 +138,7 @@ def _values(name: str, role: str, splits: Mapping[str, Rows]) -> Table | None:
     most = common[0][1]
     rows = []
     for label, count in common:
-        bar = "█" * max(1, round(_BAR * count / most))
-        rows.append([label, *(f"{counts[split][label]:,}" for split in counts), bar])
+        rows.append([label, *(f"{counts[split][label]:,}" for split in counts), _bar(count, most)])
     hidden = len(counts["train"]) - len(common)
     return Table(f"{name}: {role}", [role, *counts, "train"], rows, [f"{hidden} more."] if hidden else [], figures=False)
 

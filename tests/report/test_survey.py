@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -24,7 +25,7 @@ MOODS = {
 
 
 def tables_of(*tasks):
-    return {table.title: table for table in Survey(tasks, load_plugins(), Path()).tables()}
+    return {table.title: table for _, tables in Survey(tasks, load_plugins(), Path()).parts() for table in tables}
 
 
 def task(name="mood", data=MOODS, kind="classification"):
@@ -48,6 +49,14 @@ def test_near_duplicates_are_found_in_other_and_in_own_texts():
     texts = ["a dog ran over the long bridge", "a dog ran over the long bridge!", "something else altogether"]
     assert near_duplicates(texts) == 2
     assert near_duplicates(["A dog ran over the long bridge.", "no"], texts) == 1
+
+
+def test_words_are_counted_in_bins_that_hold_every_split():
+    table = tables_of(task())["mood: words"]
+    assert table.columns[:4] == ["words", "train", "validation", "test"]
+    # Train has 3, 3 and 7 words, validation 1, test 3 and 8.
+    assert [sum(int(row[column]) for row in table.rows) for column in (1, 2, 3)] == [3, 1, 2]
+    assert {row[1]: row[-1] for row in table.rows} == {"2": "█" * 24, "1": "█" * 12, "0": ""}
 
 
 def test_labels_are_counted_by_split():
@@ -74,6 +83,20 @@ def test_the_command_shows_tables_and_writes_a_page(monkeypatch, capsys, tmp_pat
     page = (tmp_path / "look.md").read_text()
     assert "## helpdesk/urgency: label" in page
     assert "## Shared texts" in page
+
+
+def test_a_page_is_one_file_with_a_part_for_each_task(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(
+        sys, "argv", ["mtl", "data", "helpdesk/intent", "helpdesk/urgency", "--page", str(tmp_path / "look.html")]
+    )
+    main()
+    page = (tmp_path / "look.html").read_text(encoding="utf-8")
+    assert [name in page for name in ("<h2>helpdesk/intent</h2>", "<h2>helpdesk/urgency</h2>", "<h2>Shared texts</h2>")] == [
+        True
+    ] * 3
+    assert "helpdesk/intent: words" in page
+    assert 'class="verdict"' not in page
+    assert not re.search(r'(src|href)="https?:', page)
 
 
 def test_the_tasks_of_an_experiment_are_looked_at_together(monkeypatch, capsys, write_experiment, experiment_values):
