@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -18,11 +19,11 @@ from mtl.config import Choice, EncoderConfig, EpisodesConfig
 from mtl.data.batches import collate
 from mtl.data.features import Features, featurize
 from mtl.data.rows import Rows
-from mtl.errors import BundleError, MTLError, UnknownNameError, did_you_mean
+from mtl.errors import BundleError, DataError, MTLError, UnknownNameError, did_you_mean
 from mtl.files import read_json, write_atomic, write_json
 from mtl.kind import Request, TaskKind
 from mtl.model.encoder import load_encoder
-from mtl.model.inference import _MAX_TOKENS, device_of
+from mtl.model.inference import _MAX_TOKENS, device_of, embed
 from mtl.model.multitask import MultiTaskModel, head_key
 from mtl.model.state import load_state, save_state
 from mtl.plugins import Plugins, load_plugins
@@ -31,6 +32,7 @@ from mtl.task import Task
 _LOG = logging.getLogger(__name__)
 FORMAT = 2
 _CHUNK_ROWS = 1024
+_MAX_WORDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,33 @@ class Bundle:
             place = Rows({}, source, range(first_row + start, first_row + start + len(chunk)))
             answers += self._predict(chunk, place, tasks, batch_size)
         return answers
+
+    def embed(self, texts: Sequence[str], *, batch_size: int = 64, source: str = "input") -> np.ndarray:
+        """Return the shared encoder's pooled vector of every text, to be searched or clustered by others.
+
+        The score of :mod:`ranking <mtl_tasks.ranking>` with ``encoding: bi`` grows with the cosine of two such vectors, so that
+        those of all candidates can be made once.
+
+        Args:
+            texts: The texts.
+            batch_size: The most texts of an encoder pass.
+            source: What messages call the texts.
+
+        Returns:
+            Array of float32, ``[texts, hidden]``; not brought to length 1.
+
+        Raises:
+            DataError: If a text is empty or none.
+        """
+        if isinstance(texts, str):
+            raise DataError("embed takes a list of texts; it was given one text. Put it into a list.")
+        rows = Rows({"text": list(texts)}, source, range(1, len(texts) + 1))
+        requests = list(rows.texts("text", max_words=_MAX_WORDS))
+        if not requests:
+            return np.empty((0, self.model.encoder.hidden), dtype=np.float32)
+        features = Features(self.model.encoder.tokenizer.uncached(requests, False), 1, {}, rows)
+        found: np.ndarray = embed(self.model.encoder, features, size=batch_size).float().cpu().numpy()
+        return found
 
     def _predict(
         self, rows: list[dict[str, Any]], place: Rows, tasks: Sequence[str] | None, batch_size: int

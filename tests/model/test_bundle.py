@@ -75,6 +75,33 @@ def test_a_loaded_bundle_predicts_the_same(bundle, saved):
     assert load_bundle(saved).predict(TEXTS) == bundle.predict(TEXTS)
 
 
+def test_vectors_of_texts_are_the_encoder_s_in_the_order_asked(bundle):
+    vectors = bundle.embed(TEXTS)
+    assert vectors.shape == (4, 32)
+    assert vectors.dtype.name == "float32"
+    for text, vector in zip(TEXTS, vectors, strict=True):  # padding changes nothing
+        assert bundle.embed([text])[0] == pytest.approx(vector, abs=1e-5)
+    inputs = bundle.model.encoder.tokenizer.backend(TEXTS[1], return_tensors="pt")
+    states = bundle.model.encoder.backbone(**inputs).last_hidden_state
+    assert vectors[1] == pytest.approx(states[0].mean(0).detach().numpy(), abs=1e-5)
+    assert bundle.embed([]).shape == (0, 32)
+
+
+def test_a_ranking_can_be_made_from_vectors_alone(encoder_folder):
+    rows = [{"text": f"bob {n}", "candidates": ["anna flew", "the cat sat", "very bad"], "label": n % 3} for n in range(8)]
+    bundle = make_bundle(encoder_folder, mtl.Task(name="reply", kind="ranking", data=splits(rows)))
+    answer = bundle.predict([rows[0]])[0]["reply"]
+    vectors = bundle.embed([rows[0]["text"], *rows[0]["candidates"]])
+    vectors /= (vectors**2).sum(1, keepdims=True) ** 0.5
+    assert answer["ranking"] == (-(vectors[1:] @ vectors[0])).argsort().tolist()
+
+
+@pytest.mark.parametrize(("texts", "piece"), [(["a cat", " "], "row 2"), ("a cat", "list")])
+def test_what_cannot_be_embedded_is_refused(bundle, texts, piece):
+    with pytest.raises(DataError, match=piece):
+        bundle.embed(texts)
+
+
 def test_saving_and_loading_twice_changes_no_byte(saved, tmp_path):
     load_bundle(saved).save(tmp_path / "again")
     files = sorted(path.relative_to(saved) for path in saved.rglob("*") if path.is_file())

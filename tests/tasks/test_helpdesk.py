@@ -12,11 +12,17 @@ import mtl_tasks.helpdesk as helpdesk
 from mtl.data.sources import load_splits
 from mtl.task import SPLITS
 from mtl_tasks.classification import Classification
+from mtl_tasks.ranking import Ranking
 from mtl_tasks.regression import Regression
 from mtl_tasks.token_classification import TokenClassification
 
 FOLDER = Path(helpdesk.__file__).parent
-KINDS = {"classification": Classification, "regression": Regression, "token-classification": TokenClassification}
+KINDS = {
+    "classification": Classification,
+    "ranking": Ranking,
+    "regression": Regression,
+    "token-classification": TokenClassification,
+}
 TASKS = {task.name: task for task in helpdesk.TASKS}
 DOMAINS = {*helpdesk.SOURCE_DOMAINS, *helpdesk.TARGET_DOMAINS}
 ENTITIES = {"amount", "date", "product", "place", "person", "reference"}
@@ -145,7 +151,9 @@ def rows_of(name):
     return load_splits(task, dict(KINDS[task.kind].roles), FOLDER)
 
 
-@pytest.mark.parametrize("name", ["helpdesk/intent", "helpdesk/sentiment", "helpdesk/urgency", "helpdesk/entities"])
+@pytest.mark.parametrize(
+    "name", ["helpdesk/intent", "helpdesk/sentiment", "helpdesk/urgency", "helpdesk/entities", "helpdesk/reply"]
+)
 def test_source_tasks_have_all_messages_of_the_source_domains_and_none_of_the_targets(name):
     rows = rows_of(name)
     for split in SPLITS:
@@ -155,6 +163,15 @@ def test_source_tasks_have_all_messages_of_the_source_domains_and_none_of_the_ta
     assert sum(map(len, rows.values())) == 384
     held_out = {message["text"] for message in MESSAGES if message["domain"] in helpdesk.TARGET_DOMAINS}
     assert held_out.isdisjoint(text for part in rows.values() for text in part["text"])
+
+
+def test_a_message_is_answered_by_the_reply_to_its_intent():
+    replies = json.loads((FOLDER / "replies.json").read_text("utf-8"))
+    rows = rows_of("helpdesk/reply")["test"]
+    messages = [message for message in BY_SPLIT["test"] if message["domain"] in helpdesk.SOURCE_DOMAINS]
+    for message, candidates, label in zip(messages, rows["candidates"], rows["label"], strict=True):
+        assert len(candidates) == 8
+        assert candidates[label] == replies[message["domain"]][message["intent"]]
 
 
 @pytest.mark.parametrize("domain", helpdesk.TARGET_DOMAINS)

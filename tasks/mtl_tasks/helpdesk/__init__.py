@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
-from mtl.task import Task
+from mtl.task import SPLITS, Split, Task
 
 _FOLDER = Path(__file__).parent
 SOURCE_DOMAINS = ("banking", "travel", "retail", "telecom")
@@ -22,6 +24,20 @@ def _intents(name: str, domains: tuple[str, ...], description: str) -> Task:
         where={"domain": domains},
         description=description,
     )
+
+
+def _replies() -> dict[Split, list[dict[str, Any]]]:
+    """Return the messages of the source domains, each with the replies to all intents of its domain."""
+    replies = json.loads((_FOLDER / "replies.json").read_text(encoding="utf-8"))
+    rows: dict[Split, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+    for split in SPLITS:
+        for line in Path(_MESSAGES.format(split=split)).read_text(encoding="utf-8").splitlines():
+            message = json.loads(line)
+            if message["domain"] in SOURCE_DOMAINS:
+                own = replies[message["domain"]]
+                label = [*own].index(message["intent"])
+                rows[split].append({"text": message["text"], "candidates": [*own.values()], "label": label})
+    return rows
 
 
 TASKS = (
@@ -52,6 +68,13 @@ TASKS = (
         columns={"spans": "entities"},
         where=_SOURCES,
         description="amounts, dates, products, places, persons and references",
+    ),
+    Task(
+        name="helpdesk/reply",
+        kind="ranking",
+        data=_replies(),
+        options={"negatives": "batch"},
+        description="which of the eight replies of the message's domain answers it",
     ),
     Task(
         name="helpdesk/similarity",
