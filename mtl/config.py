@@ -135,15 +135,19 @@ class EpisodesConfig(Frozen):
 
 
 class Budget(Frozen):
-    """How much is learned from. One of the two is given.
+    """How much is learned from. One of the first two is given; training ends where the first of all that are given is used up.
 
     Args:
         epochs: Passes over the training rows of all tasks together.
         examples_per_task: Rows learned from, a task on average; the sampler deals them out.
+        passes: The most sequences through the encoder, those of inner loops too, for all tasks together.
+        seconds: The most seconds of training steps, for all tasks together. What is learned then depends on the machine.
     """
 
     epochs: Positive | None = None
     examples_per_task: Annotated[int, Field(ge=1)] | None = None
+    passes: Annotated[int, Field(ge=1)] | None = None
+    seconds: Positive | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Budget:
@@ -156,6 +160,11 @@ class Budget(Frozen):
         if self.examples_per_task is not None:
             return self.examples_per_task * len(sizes)
         return max(1, round((self.epochs or 0) * sum(sizes.values())))
+
+    def limits(self, share: float) -> dict[str, float]:
+        """Return what a model that gets a share of the examples may use of everything else, by its name in the progress."""
+        given = {"passes": self.passes, "seconds": self.seconds}
+        return {unit: most * share for unit, most in given.items() if most is not None}
 
 
 class OptimizerConfig(Frozen):
@@ -296,7 +305,7 @@ class ExperimentConfig(Frozen):
     def hash(self) -> str:
         """Eight hex digits that change with anything that may change the result."""
         ignored = {"name", "output", "base", "checkpoint", "device", "threads", "compare"}
-        text = json.dumps(self.model_dump(mode="json", exclude=ignored), sort_keys=True)
+        text = json.dumps(self.model_dump(mode="json", exclude=ignored, exclude_none=True), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def cells(self) -> list[tuple[Point, ExperimentConfig]]:

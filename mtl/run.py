@@ -278,7 +278,8 @@ class Run:
             evaluator = None if strategy.trains_heads else source_evaluator(config, self.build, data)
         with self.display.training(group, total) as bar:
             watcher = _Watcher(self, bar)
-            trainer = Trainer(model, data, strategy, sampler, total, config, folder, watcher, evaluator)
+            limits = config.budget.limits(total / sum(examples.values()))
+            trainer = Trainer(model, data, strategy, sampler, total, config, folder, watcher, evaluator, limits)
             parameters = sum(parameter.numel() for parameter in trainer.parameters)
             progress = trainer.train()
         self.display.say(f"testing {group}")

@@ -100,6 +100,8 @@ VALUES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "strategy without name": ({"strategy": {"weighting": "dwa"}}, ("strategy.name", "missing")),
     "both budgets": ({"budget": {"epochs": 1, "examples_per_task": 2}}, ("budget", "either epochs or examples_per_task")),
     "no budget": ({"budget": {}}, ("budget", "either epochs or examples_per_task")),
+    "no passes": ({"budget": {"epochs": 1, "passes": 0}}, ("budget.passes", "at least 1")),
+    "a limit alone": ({"budget": {"seconds": 5}}, ("budget", "either epochs or examples_per_task")),
     "device that is not there": ({"device": "cuda:7"}, ("device", "'cuda:7'", "cpu")),
     "device that is a typo": ({"device": "gpu"}, ("device", "'gpu'", "cpu")),
 }

@@ -83,6 +83,11 @@ def test_a_budget_is_one_of_two(budget):
         validate({**LEAST, "budget": budget}, "test")
 
 
+def test_a_model_gets_its_share_of_passes_and_seconds():
+    assert Budget(epochs=1, passes=100, seconds=60).limits(0.25) == {"passes": 25, "seconds": 15}
+    assert Budget(epochs=1).limits(0.25) == {}
+
+
 def test_axes_give_every_combination_in_order():
     values = {**LEAST, "compare": {"strategy": ["single", {"name": "joint", "weighting": "dwa"}], "seed": [1, 2]}}
     cells = validate(values, "test").cells()

@@ -101,6 +101,7 @@ class Trainer:
         config: The experiment.
         folder: Where checkpoints and the log go.
         watcher: Is told of progress.
+        limits: The most of ``passes`` or ``seconds``; the training ends where they or the examples are used up.
         evaluator: Looks at what has not been trained on. Default: the validation splits, by the tasks' heads.
     """
 
@@ -115,10 +116,12 @@ class Trainer:
         folder: Path,
         watcher: Watcher,
         evaluator: Evaluator | None = None,
+        limits: Mapping[str, float] | None = None,
     ) -> None:
         self.model, self.data, self.strategy, self.config, self.watcher = model, data, strategy, config, watcher
         self.folder, self.log_path = folder, folder / "log.jsonl"
         self.examples = examples
+        self._budget = {"examples": float(examples), **(limits or {})}
         strategy.prepare(model)
         self.draws = strategy.draws(data, sampler, config, examples)
         groups = model.parameter_groups(
@@ -156,6 +159,8 @@ class Trainer:
             if progress.stopped:
                 _LOG.info("stopped early after %d evaluations without a better one", progress.since_best)
                 break
+            if self._used() >= 1:
+                break
         self._write_log()
         if progress.best_score is not None:
             self.model.load_state_dict(load_state(self.folder / "best.safetensors")["model"])
@@ -174,7 +179,7 @@ class Trainer:
         self.watcher.batch_ready(draw)
         seen = sum(item.rows for item in draw)
         # The rate of a step is that of its middle, so that neither the first nor the last is 0.
-        factor = rate_factor(config, (progress.examples + seen / 2) / self.examples)
+        factor = rate_factor(config, max((progress.examples + seen / 2) / self.examples, self._used()))
         for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
             group["lr"] = peak * factor
         started = time.monotonic()
@@ -191,7 +196,7 @@ class Trainer:
         for item in draw:
             for name, rows in item.rows_by_task.items():
                 progress.examples_by_task[name] = progress.examples_by_task.get(name, 0) + rows
-        self.strategy.end_step(report, progress.examples / self.examples)
+        self.strategy.end_step(report, self._used())
         self._reports.append((progress.step, progress.examples, factor, norm, report))
         if len(self._reports) >= _LOG_EVERY_STEPS:
             self._write_log()
@@ -214,16 +219,21 @@ class Trainer:
                 hook.remove()
         self.progress.passes += seen / len(layers)
 
+    def _used(self, parts: int = 1) -> float:
+        """Return how many of ``parts`` equal parts of the budget are used, by that of its limits that is nearest."""
+        used: list[float] = [getattr(self.progress, unit) * parts / most for unit, most in self._budget.items()]
+        return min(parts, max(used))
+
     def _evaluation_is_due(self) -> bool:
         times = self.config.evaluation.times
-        return times > 0 and self.progress.examples * times >= (self.progress.evaluations + 1) * self.examples
+        return times > 0 and self._used(times) >= self.progress.evaluations + 1
 
     def _evaluate(self) -> None:
         progress, config = self.progress, self.config.evaluation
         self._write_log()
         metrics, skills = self.evaluator(self.model, self.strategy)
         score = aggregate(skills, config.aggregate)
-        progress.evaluations = int(progress.examples * config.times / self.examples)
+        progress.evaluations = int(self._used(config.times))
         progress.since_best += 1
         if progress.best_score is None or score > progress.best_score:
             progress.best_score, progress.best_step, progress.since_best = score, progress.step, 0

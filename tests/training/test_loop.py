@@ -75,7 +75,9 @@ def make_trainer(encoder_folder, folder, **changes):
     watcher = Watcher()
     watcher.model = model
     examples = config.budget.examples({name: len(one.splits["train"]) for name, one in data.items()})
-    return Trainer(model, data, strategy, build("sampler", config.sampler), examples, config, folder, watcher)
+    return Trainer(
+        model, data, strategy, build("sampler", config.sampler), examples, config, folder, watcher, None, config.budget.limits(1)
+    )
 
 
 def read_log(folder):
@@ -148,6 +150,24 @@ def test_passes_through_the_encoder_by_hand(encoder_folder, tmp_path, values, pa
     trainer = make_trainer(encoder_folder, tmp_path, **values, tasks=[task], episodes=EPISODES, evaluation={"times": 0})
     progress = trainer.train()
     assert progress.passes == pytest.approx(passes * progress.examples)
+
+
+def test_training_ends_where_the_passes_are_used_up_and_rates_fall_by_them(encoder_folder, tmp_path):
+    rows = [{"text": f"{word} {number}", "label": word} for number in range(16) for word in ("good", "bad")]
+    task = {"name": "mood", "kind": "classification", "data": splits(rows)}
+    settings = {"evaluation": {"times": 2}, "optimizer": {"warmup": 0.0}, "budget": {"epochs": 100, "passes": 40}}
+    trainer = make_trainer(encoder_folder, tmp_path, tasks=[task], **settings)
+    progress = trainer.train()
+    # 8 rows a step, a sequence each: 40 sequences are 5 steps, and the evaluations are after 24 and 40.
+    assert (progress.step, progress.passes, progress.examples) == (5, 40, 40)
+    log = read_log(tmp_path)
+    assert [line["step"] for line in log if "skill" in line] == [3, 5]
+    assert [line["rate"] for line in log if "rate" in line] == pytest.approx([1 - 4 / 1600, 0.8, 0.6, 0.4, 0.2])
+
+
+def test_training_ends_where_the_seconds_are_used_up(encoder_folder, tmp_path):
+    progress = make_trainer(encoder_folder, tmp_path, budget={"epochs": 1000, "seconds": 1e-3}, evaluation={"times": 1}).train()
+    assert (progress.step, progress.evaluations) == (1, 1)
 
 
 def test_without_clipping_no_norm_is_measured(encoder_folder, tmp_path):
