@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -127,22 +127,32 @@ def _sections(grid: Grid) -> list[Section]:
 
 
 def _answers(grid: Grid) -> Section:
-    """Show confusion matrices and ROC curves of each column's first run."""
+    """Show confusion matrices and ROC curves of each column's first run, for its tasks and for its targets."""
     section = Section("Confusion and ROC")
     for column in grid.columns[:_MOST_COLUMNS]:
         rows = []
-        for task, about in column.runs[0]["tasks"].items():
-            confusion, curves = about["test"].get("confusion_matrix"), about["test"].get("roc_curve") or {}
+        for name, found in _looked_at(column.runs[0]):
+            confusion, curves = found.get("confusion_matrix"), found.get("roc_curve") or {}
             if confusion and len(confusion["labels"]) <= _MOST_LABELS:
-                section.charts.append(confusion_chart(f"{task}, {column.label}", confusion))
+                section.charts.append(confusion_chart(f"{name}, {column.label}", confusion))
             for label, curve in curves.items() if len(curves) <= _MOST_CURVES else ():
-                rows += [{"task": f"{task}: {label}", "false positives": x, "true positives": y} for x, y in curve]
+                rows += [{"task": f"{name}: {label}", "false positives": x, "true positives": y} for x, y in curve]
         chart = curves_chart(f"ROC: {column.label}", rows, "false positives", "true positives", diagonal=True)
         section.charts += _present([chart])
     if section.charts:
         limits = f" Confusion of at most {_MOST_LABELS} labels, ROC of at most {_MOST_CURVES}; results.json has the rest."
-        section.texts.append("Of the first seed of each method." + limits + _only(grid))
+        targets = " Targets with the most shots, over all episodes." if grid.columns[0].runs[0]["targets"] else ""
+        section.texts.append("Of the first seed of each method." + targets + limits + _only(grid))
     return section
+
+
+def _looked_at(run: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield what is to be looked at of a run's tasks, and of the targets of its first model by its first adaptation."""
+    for task, about in run["tasks"].items():
+        yield task, about["test"]
+    for transferred in list(run["targets"].values())[:1]:
+        for target, by_adaptation in transferred.get("looked_at", {}).items():
+            yield target, next(iter(by_adaptation.values()), {})
 
 
 def _trainings(grid: Grid) -> Section:

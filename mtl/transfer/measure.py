@@ -6,9 +6,12 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from mtl.data.episodes import EpisodeRows, Pool
 from mtl.data.features import Features, join
 from mtl.errors import DataError
+from mtl.metrics import Outcome
 from mtl.model.encoder import Encoder
 from mtl.model.inference import TaskData, evaluate_trivial
 from mtl.transfer.adaptation import Adaptation
@@ -19,15 +22,36 @@ from mtl.transfer.space import Space
 Figures = dict[str, list[float]]
 
 
-def transfer(space: Space, manifest: Manifest, adaptation: Adaptation) -> Figures:
+def transfer(space: Space, manifest: Manifest, adaptation: Adaptation) -> tuple[Figures, dict[str, Any]]:
     """Adapt to the support of every episode of a manifest, and answer its queries.
+
+    Returns:
+        The figures; and of the most shots, over all episodes together, the metrics that are looked at rather than ranked.
 
     Raises:
         MTLError: If the target cannot be learned in this way.
     """
-    return {
-        str(shots): [measure(space, episode, adaptation) for episode in episodes] for shots, episodes in manifest.episodes.items()
-    }
+    figures, looked_at = {}, {}
+    for shots, episodes in manifest.episodes.items():
+        outcomes = [space.outcome(episode, adaptation.adapt(space, episode)(episode.query)) for episode in episodes]
+        figures[str(shots)] = [float(space.kind.primary_metric(outcome)) for outcome in outcomes]
+        if shots == max(manifest.episodes):
+            joined = _join(outcomes, alike=len({episode.classes for episode in episodes}) == 1)
+            looked_at = {
+                name: found
+                for name, metric in space.kind.all_metrics.items()
+                if metric.higher_is_better is None and (found := metric(joined)) is not None
+            }
+    return figures, looked_at
+
+
+def _join(outcomes: Sequence[Outcome], *, alike: bool) -> Outcome:
+    """Return the outcomes of episodes as one; scores are kept where all episodes have the same classes."""
+    gold = [answer for outcome in outcomes for answer in outcome.gold]
+    predicted = [answer for outcome in outcomes for answer in outcome.predicted]
+    tables = [outcome.scores for outcome in outcomes if outcome.scores is not None]
+    scores = np.concatenate(tables) if alike and len(tables) == len(outcomes) else None
+    return Outcome(gold, predicted, scores, outcomes[0].labels)
 
 
 def measure(space: Space, episode: EpisodeRows, adaptation: Adaptation) -> float:

@@ -16,7 +16,7 @@ from mtl.data.features import Features
 from mtl.kind import TaskKind
 from mtl.meta.inner import Parameters
 from mtl.meta.reader import Reader, Trunk, places, spread
-from mtl.metrics import Array
+from mtl.metrics import Array, Outcome
 from mtl.model.encoder import Encoder
 from mtl.model.inference import TaskData
 
@@ -127,7 +127,11 @@ class Space:
         return tuple(self.kind.outputs_of(episode.classes))
 
     def measure(self, episode: EpisodeRows, outputs: Tensor) -> float:
-        """Return the target's primary metric on an episode's queries.
+        """Return the target's primary metric on an episode's queries; takes what :meth:`outcome` does."""
+        return float(self.kind.primary_metric(self.outcome(episode, outputs)))
+
+    def outcome(self, episode: EpisodeRows, outputs: Tensor) -> Outcome:
+        """Return right answers and predictions for an episode's queries.
 
         Args:
             episode: The episode.
@@ -138,7 +142,7 @@ class Space:
         full = spread(outputs, self.outputs(episode), self.reader.width)
         scores = self.kind.scores(full)
         table: Array | None = None if scores is None else scores.cpu().numpy()
-        return float(self.kind.primary_metric(self.kind.outcome(taken, self.kind.decode(full, columns), table)))
+        return self.kind.outcome(taken, self.kind.decode(full, columns), table)
 
     def _evaluating(self) -> Any:
         return evaluating(self.encoder)

@@ -168,21 +168,30 @@ class Stage:
 
         Returns:
             ``figures``: target → adaptation → shots → figure of each episode; ``chosen``: the options of adaptations
-            that were tuned; ``metric``: target → its primary metric; ``higher_is_better``: target → its direction.
+            that were tuned; ``metric``: target → its primary metric; ``higher_is_better``: target → its direction;
+            ``looked_at``: target → adaptation → confusion matrices and the like, of the most shots, over all episodes.
         """
         size = self.config.batch.evaluation_size
         chosen = self._tune(encoder, strategy, say)
         figures: dict[str, dict[str, Figures]] = {}
+        looked_at: dict[str, dict[str, Any]] = {}
         for target in self.targets:
             say(f"transfer to {target.data.name}")
-            space = Space(encoder, target.data, target.pool, size=size)
-            figures[target.data.name] = {
-                label: transfer(space, target.manifest, self.adaptation(choice, strategy)) for label, choice in chosen.items()
-            }
+            space, name = Space(encoder, target.data, target.pool, size=size), target.data.name
+            figures[name], looked_at[name] = {}, {}
+            for label, choice in chosen.items():
+                adaptation = self.adaptation(choice, strategy)
+                figures[name][label], looked_at[name][label] = transfer(space, target.manifest, adaptation)
         metrics = {target.data.name: target.data.kind.primary_metric.name for target in self.targets}
         options = {label: choice.model_dump(mode="json") for label, choice in chosen.items()}
         better = {target.data.name: target.data.kind.primary_metric.higher_is_better for target in self.targets}
-        return {"figures": figures, "chosen": options, "metric": metrics, "higher_is_better": better}
+        return {
+            "figures": figures,
+            "chosen": options,
+            "metric": metrics,
+            "higher_is_better": better,
+            "looked_at": looked_at,
+        }
 
     def _choices(self, strategy: Strategy) -> dict[str, Choice]:
         """Return the adaptations to measure, by label; the untouched encoder always has nearest prototypes."""

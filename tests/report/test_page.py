@@ -183,6 +183,8 @@ def test_the_page_says_what_was_asked_and_what_is_missing(page):
     assert "(2 of 3)" in html
     assert "A suggestion" in html
     assert "Cosine of the tasks" in html
+    assert "Confusion: target, none" in html
+    assert "Targets with the most shots, over all episodes." in html
     for heading in ("Confusion and ROC", "Trainings", "Budgets and costs", "How this was made"):
         assert heading in html
 

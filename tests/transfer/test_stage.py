@@ -183,7 +183,7 @@ def test_options_are_chosen_on_validation_tasks_before_a_target_is_looked_at(enc
 
     def transferred(space, manifest, adaptation):
         looked_at.append(("transfer", space.target.name))
-        return {"2": [adaptation.penalty]}
+        return {"2": [adaptation.penalty]}, {"confusion_matrix": "whatever"}
 
     monkeypatch.setattr(stage_module, "Space", Watched)
     monkeypatch.setattr(stage_module, "measure", measured)
@@ -195,6 +195,7 @@ def test_options_are_chosen_on_validation_tasks_before_a_target_is_looked_at(enc
     found = stage.run(encoder, strategy_of(stage, "joint"), lambda text: None)
     assert found["chosen"] == {"ridge": {"name": "ridge", "penalty": 1.0}}
     assert found["figures"] == {"topic": {"ridge": {"2": [1.0]}}}
+    assert found["looked_at"] == {"topic": {"ridge": {"confusion_matrix": "whatever"}}}
     # Three values, each on two of the three episodes.
     assert looked_at == [("space", "other"), *[("measure", "other")] * 6, ("space", "topic"), ("transfer", "topic")]
 

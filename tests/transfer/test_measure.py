@@ -1,0 +1,53 @@
+"""Measuring transfer: figures of every episode, and what is looked at over all of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from toys import load, load_tiny, pool_of, topic_splits
+
+from mtl.data.episodes import EpisodeRows
+from mtl.transfer.measure import transfer
+from mtl.transfer.protocol import Manifest
+from mtl.transfer.space import Space
+
+
+@pytest.fixture
+def space(encoder_folder):
+    """Three classes; rows are cat, dog, bob in turn, and the labels are bob, cat, dog."""
+    encoder = load_tiny(encoder_folder)
+    target = load(encoder, topic_splits())
+    return Space(encoder, target, pool_of(target))
+
+
+class FirstClass:
+    """Says the first class of an episode whatever it is asked."""
+
+    def adapt(self, space, episode):
+        def answer(query):
+            outputs = torch.zeros(len(query), len(episode.classes))
+            outputs[:, 0] = 1.0
+            return outputs
+
+        return answer
+
+
+def manifest(**episodes):
+    return Manifest("topic", 0, {}, "", {int(shots[1:]): found for shots, found in episodes.items()})
+
+
+def test_confusion_is_that_of_the_most_shots_over_all_episodes(space):
+    one = [EpisodeRows("topic", (1, 2), (0, 1), (3, 4))]
+    five = [EpisodeRows("topic", (1, 2), (0, 1), (3, 4, 7)), EpisodeRows("topic", (0, 2), (2, 1), (5, 8, 4))]
+    figures, looked_at = transfer(space, manifest(k5=five, k1=one), FirstClass())
+    assert figures == {"5": [pytest.approx(1 / 3), pytest.approx(2 / 3)], "1": [0.5]}
+    # All answers of the first episode are cat, of the second bob; asked were cat, dog, dog and bob, bob, dog.
+    assert looked_at["confusion_matrix"] == {"labels": ["bob", "cat", "dog"], "counts": [[2, 0, 0], [0, 1, 0], [1, 2, 0]]}
+    assert "roc_curve" not in looked_at  # the episodes have not the same classes
+
+
+def test_curves_are_drawn_where_all_episodes_have_the_same_classes(space):
+    episodes = [EpisodeRows("topic", (0, 1, 2), (0, 1, 2), (3, 4, 5)), EpisodeRows("topic", (0, 1, 2), (0, 1, 2), (6, 7))]
+    _, looked_at = transfer(space, manifest(k1=episodes), FirstClass())
+    assert set(looked_at["roc_curve"]) == {"bob", "cat", "dog"}
+    assert looked_at["roc_curve"]["cat"] == [[0.0, 0.0], [1.0, 1.0]]  # one score for all
