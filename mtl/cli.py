@@ -87,7 +87,8 @@ def _run(
         return
     _show(finished.folder)
     typer.echo(f"Everything is in {finished.folder}. Look again with: mtl report {finished.folder}")
-    bundle = next(iter(sorted(Path(finished.runs[-1]["folder"]).glob("models/*/bundle.json"))), None)
+    answering = [Path(run["folder"]) for run in finished.runs if run["results"]["tasks"]]  # others have no heads
+    bundle = next(iter(sorted(answering[-1].glob("models/*/bundle.json"))), None) if answering else None
     if bundle is not None:
         typer.echo(f"Try the model: echo 'your text' | mtl predict {bundle.parent}")
 

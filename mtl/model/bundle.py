@@ -156,9 +156,12 @@ class Bundle:
 
         Raises:
             UnknownNameError: If there is no head for a task.
-            BundleError: If the head was left out, as the plugin of its kind is missing.
+            BundleError: If there are no heads, or the head was left out, as the plugin of its kind is missing.
             DataError: If a row lacks a column, or holds something that cannot be read.
         """
+        if not self.model.kinds:
+            how = f"The bundle of {self.label!r} has no heads, as it has learned in episodes."
+            raise BundleError(f"{how} Give it one with mtl adapt and a few rows.")
         for name in tasks or ():
             if name in self.missing:
                 raise BundleError(f"Task {self.missing[name]}")

@@ -83,6 +83,11 @@ def test_a_bundle_learns_a_new_task_and_predicts_it(trained, support, tmp_path, 
     assert right > 3  # of 9, on what it has learned from
 
 
+def test_a_bundle_that_has_learned_in_episodes_has_nothing_to_predict_until_it_has_a_head(trained, fails, tmp_path):
+    (tmp_path / "ask.txt").write_text("the cat is good\n")
+    fails("predict", trained["anil"], "--input", tmp_path / "ask.txt", pieces=("'anil'", "no heads", "mtl adapt"))
+
+
 def test_the_other_heads_answer_as_before_if_the_encoder_was_not_moved(trained, support, tmp_path, monkeypatch, capsys):
     made = tmp_path / "made"
     call(monkeypatch, capsys, "adapt", trained["joint"], "--support", support, "--name", "topic", "--output", made)
@@ -138,6 +143,7 @@ def test_transfer_of_bundles_stands_beside_the_untouched_encoder(trained, encode
         (["--name", "x", "--adaptation", "matching"], ("support", "ridge")),
         (["--name", "x", "--adaptation", "ridge", "--set", "penalti=1"], ("'penalti'", "penalty")),
         (["--name", "x", "--set", "penalty=1"], ("--adaptation",)),
+        (["--name", "x", "--adaptation", "ridge", "--set", "penalty=["], ("--set penalty=[", "not valid YAML")),
         (["--name", "x", "--column", "text"], ("role=column",)),
         (["--name", "x", "--column", "text=texts"], ("'texts'",)),
     ],
