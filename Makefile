@@ -39,9 +39,9 @@ $(STAMP): pyproject.toml constraints.txt scripts/install.sh
 learn2learn: $(STAMP)
 	sh scripts/install_learn2learn.sh $(BIN)
 
-# What tests of grids use where it is there: Dask, Ray and the trackers. They are large, so not everybody's.
+# What tests use where it is there: Dask, Ray, the trackers, TorchJD with its solvers. They are large, so not everybody's.
 clusters: $(STAMP)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dask,ray,tensorboard,wandb,mlflow]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dask,ray,tensorboard,wandb,mlflow,gradient]'
 
 # The browser that the page is tested in.
 browser:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mtl.metrics import Metric, Outcome
     from mtl.model.bundle import Bundle, load_bundle
     from mtl.task import FileData, HubData, ListData, Task
+    from mtl.training.aggregation import Aggregation, Combined
     from mtl.training.sampler import Sampler
     from mtl.training.strategy import Strategy
     from mtl.training.weighting import Weighting
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 #: Public name → module. Imported when first used, so that ``import mtl`` and ``mtl --help`` stay quick.
 _HOMES = {
     "Adaptation": "mtl.transfer.adaptation",
+    "Aggregation": "mtl.training.aggregation",
     "Backend": "mtl.grid.backend",
     "Bundle": "mtl.model.bundle",
+    "Combined": "mtl.training.aggregation",
     "Experiment": "mtl.experiment",
     "FileData": "mtl.task",
     "HubData": "mtl.task",
@@ -47,8 +50,10 @@ _HOMES = {
 
 __all__ = [
     "Adaptation",
+    "Aggregation",
     "Backend",
     "Bundle",
+    "Combined",
     "Experiment",
     "FileData",
     "HubData",

@@ -46,6 +46,7 @@ class Builder:
             for registry in (
                 plugins.strategies,
                 plugins.weightings,
+                plugins.aggregations,
                 plugins.samplers,
                 plugins.adaptations,
                 plugins.protocols,

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mtl.axes import CompareConfig, Point
-from mtl.errors import ConfigError, did_you_mean, explain_validation
+from mtl.errors import ConfigError, explain_validation
+from mtl.overrides import assign
 from mtl.strict_yaml import read_file, read_value
 from mtl.task import Frozen, Task
 from mtl.variables import expand
@@ -65,6 +66,8 @@ class EncoderConfig(Frozen):
         precision: ``bf16`` computes the encoder in bfloat16 by autocast, parameters staying float32; ``auto`` does so
             where the processor has it.
         dropout: Overrides the encoder's own dropout.
+        cache: Gigabytes on disk that may hold what leaves the frozen layers of this encoder, so that every text goes through
+            them once, whatever run or process asks; they have no dropout then. 0: nothing is kept.
         lora: Rank of low-rank updates that are put into the attention layers (Hu et al. 2022, arXiv:2106.09685), for
             inner loops and adaptations of ``lora``. Default: none.
     """
@@ -77,6 +80,7 @@ class EncoderConfig(Frozen):
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    cache: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     lora: Annotated[int, Field(ge=1, le=1024)] | None = None
 
     @model_validator(mode="before")
@@ -319,7 +323,7 @@ class ExperimentConfig(Frozen):
         for point, settings in self.compare.points():
             cell = json.loads(json.dumps(plain))
             for key, value in settings.items():
-                _assign(cell, key, value, f"compare, axis {key!r}")
+                assign(cell, key, value, f"compare, axis {key!r}", ExperimentConfig.model_fields)
             cells.append((point, validate(expand(cell, "compare", {}, cell["define"]), "compare")))
         return cells
 
@@ -346,7 +350,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
         key, separator, value = override.partition("=")
         if not separator or not key:
             raise ConfigError(f"--set {override!r}: write key=value, for example --set seed=1.")
-        _assign(values, key, read_value(value, f"--set {override!r}"), f"--set {override!r}")
+        where = f"--set {override!r}"
+        assign(values, key, read_value(value, where), where, ExperimentConfig.model_fields)
     return validate(expand(values, str(path), os.environ, values.get("define") or {}), str(path))
 
 
@@ -360,32 +365,6 @@ def validate(values: Any, where: str) -> ExperimentConfig:
         return ExperimentConfig.model_validate(values)
     except ValidationError as error:
         raise explain_validation(error, where, _KEYS) from error
-
-
-def _assign(values: dict[str, Any], key: str, value: Any, where: str) -> None:
-    """Set ``a.b.c`` in nested dicts; a name on the way becomes ``{name: …}``."""
-    *path, last = key.split(".")
-    place = values
-    for part in path:
-        inner = place.get(part, _default_name(part) if place is values else None)
-        if isinstance(inner, str):
-            inner = {"name": inner}
-        if inner is not None and not isinstance(inner, dict):
-            raise ConfigError(
-                f"{where}: there is no key {last!r} in {part!r}, which is {'a list' if isinstance(inner, list) else inner}."
-            )
-        place[part] = {} if inner is None else inner
-        place = place[part]
-    if place is values and last not in ExperimentConfig.model_fields:
-        near = did_you_mean(last, ExperimentConfig.model_fields)
-        raise ConfigError(f"{where}: there is no key {last!r}. {near}".strip())
-    place[last] = value
-
-
-def _default_name(key: str) -> str | None:
-    """Return the name that a key stands for where the file does not have it: ``joint`` for ``strategy``."""
-    field = ExperimentConfig.model_fields.get(key)
-    return field.default.name if field is not None and isinstance(field.default, Choice) else None
 
 
 def _keys_of(model: type[BaseModel]) -> list[str]:

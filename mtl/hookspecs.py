@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mtl.model.encoder import Encoder
     from mtl.run import Run
     from mtl.task import Task
+    from mtl.training.aggregation import Aggregation
     from mtl.training.sampler import Sampler
     from mtl.training.strategy import StepReport, Strategy
     from mtl.training.weighting import Weighting
@@ -56,6 +57,11 @@ def mtl_register_strategies(register: Callable[[str, type[Strategy] | str], None
 @hookspec
 def mtl_register_weightings(register: Callable[[str, type[Weighting] | str], None]) -> None:
     """Call ``register(name, weighting)`` once per way of weighing the tasks' losses."""
+
+
+@hookspec
+def mtl_register_aggregations(register: Callable[[str, type[Aggregation] | str], None]) -> None:
+    """Call ``register(name, aggregation)`` once per way of making one gradient of the tasks' gradients."""
 
 
 @hookspec

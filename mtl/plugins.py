@@ -65,6 +65,9 @@ class Plugins:
     kinds: Registry = field(default_factory=lambda: Registry("kind", _lazily("mtl.kind", "TaskKind")))
     strategies: Registry = field(default_factory=lambda: Registry("strategy", _lazily("mtl.training.strategy", "Strategy")))
     weightings: Registry = field(default_factory=lambda: Registry("weighting", _lazily("mtl.training.weighting", "Weighting")))
+    aggregations: Registry = field(
+        default_factory=lambda: Registry("aggregation", _lazily("mtl.training.aggregation", "Aggregation"))
+    )
     samplers: Registry = field(default_factory=lambda: Registry("sampler", _lazily("mtl.training.sampler", "Sampler")))
     adaptations: Registry = field(
         default_factory=lambda: Registry("adaptation", _lazily("mtl.transfer.adaptation", "Adaptation"))
@@ -133,6 +136,7 @@ class Plugins:
             "mtl_register_kinds": self.kinds,
             "mtl_register_strategies": self.strategies,
             "mtl_register_weightings": self.weightings,
+            "mtl_register_aggregations": self.aggregations,
             "mtl_register_samplers": self.samplers,
             "mtl_register_adaptations": self.adaptations,
             "mtl_register_protocols": self.protocols,

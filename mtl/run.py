@@ -24,7 +24,7 @@ from mtl.files import locked, read_json, to_json, write_json
 from mtl.kind import TaskKind
 from mtl.model.bundle import Bundle, Practice
 from mtl.model.encoder import Encoder, find_device, load_encoder
-from mtl.model.inference import TaskData, calibrate, evaluate
+from mtl.model.inference import TaskData, calibrate, evaluate, keep
 from mtl.model.multitask import MultiTaskModel
 from mtl.plugins import Plugins
 from mtl.record import check_fingerprints, describe, summarize, timing
@@ -144,6 +144,10 @@ class Run:
         learned = (*targets, *validation)
         data = {task.name: self._load(task, encoder.tokenizer, task in learned) for task in (*sources, *learned)}
         check_fingerprints(self.folder, data)
+        if config.encoder.cache:
+            self.display.say("running texts through the frozen layers")
+            for features in (split for task in data.values() for split in task.splits.values()):
+                keep(encoder, features)
         trained = {task.name: data[task.name] for task in sources}
         if self._stage:
             self._stage.prepare([data[task.name] for task in targets], [data[task.name] for task in validation])
@@ -247,7 +251,10 @@ class Run:
         known = list(self.plugins.encoders)
         encoder = load_encoder(config, place, cache=default_cache(), known=known)
         self.plugins.call("mtl_encoder_loaded", run=self, encoder=encoder)
-        return encoder.to(find_device(self.config.device))
+        encoder.to(find_device(self.config.device))
+        if config.cache:
+            encoder.keep_frozen(default_cache().parent / "states", round(config.cache * 2**30))
+        return encoder
 
     def _plan(self, trained: Mapping[str, TaskData]) -> dict[str, int]:
         """Deal the budget out over the tasks; every strategy gets the same."""

@@ -194,6 +194,7 @@ def _plugin_sections() -> Iterator[str]:
     registries = {
         "Strategies (`strategy`)": plugins.strategies,
         "Weightings (`strategy: {name: joint, weighting: …}`)": plugins.weightings,
+        "Aggregations (`strategy: {name: balanced, aggregation: …}`)": plugins.aggregations,
         "Samplers (`sampler`)": plugins.samplers,
         "Adaptations (`targets.adaptation`)": plugins.adaptations,
         "Protocols (`targets.protocol`)": plugins.protocols,

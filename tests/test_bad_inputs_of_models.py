@@ -33,6 +33,8 @@ ENCODERS: dict[str, tuple[Callable[[Path], None] | None, dict[str, Any], tuple[s
     "folder without tokenizer": (_without("tokenizer.json"), {}, ("tokenizer",)),
     "torn weights": (_torn, {}, ("folder", "model.safetensors")),
     "max_length too long": (None, {"encoder.max_length": 5000}, ("encoder.max_length", "5000", "at most 128")),
+    "nothing frozen to keep": (None, {"encoder.cache": 1}, ("encoder.cache", "encoder.freeze")),
+    "a cache below zero": (None, {"encoder.cache": -1}, ("encoder.cache", "at least 0")),
     "more layers frozen than there are": (None, {"encoder.freeze": 9}, ("encoder.freeze", "9", "2 layers")),
 }
 

@@ -19,6 +19,7 @@ from mtl.run import Run
 from mtl.training.strategy import StepReport
 from mtl_plugins.domain import Domain
 from mtl_plugins.joint import Joint
+from mtl_plugins.mean import Mean
 from mtl_plugins.prototype import Prototype
 from mtl_plugins.static import Static
 from mtl_plugins.uniform import Uniform
@@ -45,6 +46,11 @@ class OwnStrategy(Joint):
 @dataclass
 class OwnWeighting(Static):
     """A weighting that the recorder brings."""
+
+
+@dataclass
+class OwnAggregation(Mean):
+    """An aggregation that the recorder brings."""
 
 
 @dataclass
@@ -108,6 +114,11 @@ class Recorder:
     def mtl_register_weightings(self, register):
         self.calls.append(("mtl_register_weightings", {}))
         register("own-weighting", OwnWeighting)
+
+    @mtl.hookimpl
+    def mtl_register_aggregations(self, register):
+        self.calls.append(("mtl_register_aggregations", {}))
+        register("own-aggregation", OwnAggregation)
 
     @mtl.hookimpl
     def mtl_register_samplers(self, register):
@@ -250,7 +261,7 @@ def test_every_registered_thing_is_in_use(recorded):
     assert brought == {
         "task": ["own-target", "own-task"],
         **{what: [f"own-{what}"] for what in ("kind", "strategy", "weighting", "sampler", "adaptation", "protocol", "backend")},
-        **{what: [f"own-{what}"] for what in ("metric", "encoder", "experiment")},
+        **{what: [f"own-{what}"] for what in ("metric", "encoder", "experiment", "aggregation")},
     }
 
 

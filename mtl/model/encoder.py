@@ -20,7 +20,8 @@ from mtl.data.tokenizer import Tokenizer
 from mtl.errors import ConfigError, EncoderError, did_you_mean
 from mtl.files import write_atomic
 from mtl.model.encoded import POOLING, Encoded, groups_by_length
-from mtl.model.precision import Precision, computing, round_shape
+from mtl.model.kept_states import KeptStates, key_of
+from mtl.model.precision import Precision, computing, in_bfloat16, round_shape
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 _LOG = logging.getLogger(__name__)
@@ -57,6 +58,9 @@ class Encoder(nn.Module):
         self.tokenizer = tokenizer
         self.pooling = pooling
         self.precision = precision
+        self._kept: KeptStates | None = None
+        self._frozen: list[tuple[nn.Module, str, nn.Parameter]] = []
+        self.frozen_depth = 0
 
     @property
     def hidden(self) -> int:
@@ -77,6 +81,8 @@ class Encoder(nn.Module):
             depth: Where the trunk ended.
         """
         mask = inputs["attention_mask"]
+        if states is None:
+            states, depth = self._kept_of(inputs), self.frozen_depth
         if states is None or depth < len(self.layers()):
             groups = groups_by_length(mask)
             if groups is None:
@@ -95,8 +101,58 @@ class Encoder(nn.Module):
     def trunk(self, inputs: Mapping[str, Tensor], depth: int) -> Tensor:
         """Return the states that enter layer ``depth``, or leave the last one, ``[sequences, tokens, hidden]``."""
         rows, tokens = inputs["attention_mask"].shape
-        inputs, _ = round_shape(inputs, None, self.precision)
-        return self._below(inputs, depth)[:rows, :tokens]
+        lower = self._kept_of(inputs) if depth >= self.frozen_depth else None
+        if lower is not None and depth == self.frozen_depth:
+            return lower
+        inputs, lower = round_shape(inputs, lower, self.precision)
+        with nullcontext() if lower is None else self._cut(lower, self.frozen_depth):
+            return self._below(inputs, depth)[:rows, :tokens]
+
+    def keep_frozen(self, folder: Path, most_bytes: int) -> None:
+        """Keep on disk what leaves the frozen layers, so that a sequence goes through them once. They have no dropout then.
+
+        Args:
+            folder: Folder of all that is kept.
+            most_bytes: The most that is kept of these layers.
+
+        Raises:
+            EncoderError: If no layer is frozen, or the folder cannot be used.
+        """
+        trained = [number for number, layer in enumerate(self.layers()) if any(p.requires_grad for p in layer.parameters())]
+        self.frozen_depth = depth = trained[0] if trained else len(self.layers())
+        above = {id(module) for layer in self.layers()[depth:] for module in layer.modules()}
+        below = [(name, module) for name, module in self.backbone.named_modules() if id(module) not in above]
+        named = {
+            f"{place}.{name}": (module, name, parameter)
+            for place, module in below
+            for name, parameter in module._parameters.items()
+            if parameter is not None
+        }
+        if not depth or any(parameter.requires_grad for _, _, parameter in named.values()):
+            raise EncoderError(
+                "encoder.cache keeps what leaves frozen layers; none is frozen. Set encoder.freeze to their number."
+            )
+        self._frozen = list(named.values())
+        device = self._frozen[0][2].device
+        how = (depth, device.type, in_bfloat16(self.precision, device), self.attention, type(self.backbone).__name__)
+        key = key_of({name: parameter for name, (_, _, parameter) in named.items()}, *how)
+        self._kept = KeptStates(folder, key, self.hidden, most_bytes)
+
+    def _kept_of(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
+        """Return what leaves the frozen layers, if that is kept and no function has put other parameters there."""
+        if self._kept is None or any(module._parameters.get(name) is not own for module, name, own in self._frozen):
+            return None
+        return self._kept(inputs, self._still)
+
+    def _still(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Run the frozen layers without dropout and without a gradient."""
+        training = self.backbone.training
+        self.backbone.eval()
+        try:
+            with torch.no_grad():
+                return self._below(inputs, self.frozen_depth)
+        finally:
+            self.backbone.train(training)
 
     def _below(self, inputs: Mapping[str, Tensor], depth: int) -> Tensor:
         if depth == len(self.layers()):
@@ -189,7 +245,7 @@ class Encoder(nn.Module):
     def counted(self) -> list[nn.Module]:
         """Return a module of every layer that runs when the layer is computed, and not when it is left out.
 
-        All of the encoder, where its layers are not found.
+        All of the encoder, where its layers are not found. Those whose states are kept run once, and are not counted.
         """
         try:
             return [next(module for module in layer.modules() if isinstance(module, nn.Linear)) for layer in self.layers()]

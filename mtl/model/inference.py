@@ -17,6 +17,7 @@ from mtl.model.encoder import Encoder
 from mtl.model.multitask import MultiTaskModel
 
 _MAX_TOKENS = 16_384
+_KEPT_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,14 @@ def embed(encoder: Encoder, features: Features, *, size: int) -> torch.Tensor:
         pooled = encoder(batch.inputs).of(batch.parts[""].index).pooled
         vectors[torch.as_tensor(ids, device=vectors.device)] = pooled.reshape(len(ids), -1)
     return vectors
+
+
+@torch.no_grad()
+def keep(encoder: Encoder, features: Features) -> None:
+    """Run a split through the frozen layers of an encoder that keeps what leaves them."""
+    bare = _bare(features)
+    for ids in by_length(bare, size=_KEPT_ROWS, max_tokens=_MAX_TOKENS):
+        encoder.trunk(collate({"": ids}, {"": bare}).to(device_of(encoder)).inputs, encoder.frozen_depth)
 
 
 def _bare(features: Features) -> Features:

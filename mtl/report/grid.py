@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from mtl.report.findings import (
     spent_table,
     verdict,
 )
+from mtl.report.plots import read_log
 from mtl.report.tables import Table
 
 _TASKS, _TARGETS = "Tasks, test split", "Transfer to held-out targets"
@@ -116,10 +117,18 @@ def read_grid(folder: Path, comparison: Mapping[str, Any] | None, results: Seque
     timings = {run["hash"]: _read(place / "timing.json") for run, place in zip(kept, done, strict=True)}
     matched = comparison.get("grid", {})
     used = spent(columns, timings, matched.get("matched", "examples"), matched.get("tolerance", 0.1))
-    looks = [look for place in done for path in sorted(place.glob("models/*/affinity.json")) for look in _read(path)["looks"]]
+    looks = [look for place in done for look in _looks(place)]
     base = next((found.baseline for found in findings if found.title == _TARGETS), None)
     matrices = [matrix for matrix in (gradient_cosines(looks), transfer_gains(targets, base)) if matrix]
     return Grid(folder, comparison, results, columns, findings, used, matrices)
+
+
+def _looks(run: Path) -> Iterator[dict[str, Any]]:
+    """Yield the cosines of the tasks' gradients that a run has kept, by its strategy or by the plugin of affinity."""
+    for path in sorted(run.glob("models/*/affinity.json")):
+        yield from _read(path)["looks"]
+    for path in sorted(run.glob("models/*/log.jsonl")):
+        yield from (line["gradients"] for line in read_log(path) if "gradients" in line)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -50,12 +50,20 @@ class Batches(Draws):
         self._rng = np.random.default_rng(seed_of(config.seed, "redraw"))
 
     def __next__(self) -> Sequence[Batch]:
+        return [self.collate(batch) for batch in self.next_rows()]
+
+    def next_rows(self) -> list[BatchRows]:
+        """Return the rows of the next step's batches.
+
+        Raises:
+            StopIteration: If the budget is used.
+        """
         rows = list(islice(self._schedule, self._accumulate))
         if not rows:
             raise StopIteration
-        return [self._collate(batch) for batch in rows]
+        return rows
 
-    def _collate(self, rows: BatchRows) -> Batch:
+    def collate(self, rows: BatchRows) -> Batch:
         """Put rows into a batch, those of a kind that redraws them as they are this time."""
         features, ids = dict(self._features), dict(rows)
         for name, own in rows.items():

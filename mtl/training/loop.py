@@ -262,8 +262,9 @@ class Trainer:
                     f"The gradient of {', '.join(map(repr, losses))} is not finite at step {step}. Lower "
                     "optimizer.learning_rate. The last checkpoint before it is kept."
                 )
-            line = {"step": step, "examples": examples, "rate": factor, "loss": losses, "weight": report.weights}
-            lines.append(line | ({} if norm is None else {"gradient_norm": float(norm)}))
+            line: dict[str, Any] = {"step": step, "examples": examples, "rate": factor, "loss": losses, "weight": report.weights}
+            line |= {} if norm is None else {"gradient_norm": float(norm)}
+            lines.append(line | ({"gradients": report.gradients} if report.gradients else {}))
         self._reports.clear()
         self._append_log(lines)
 

@@ -32,10 +32,12 @@ class StepReport:
     Attributes:
         losses: Mean loss per predicted unit of each task in the step, ``[]``.
         weights: Weight of each task.
+        gradients: ``tasks``, their ``norms`` and ``cosines``, from strategies that look at each task's gradient.
     """
 
     losses: dict[str, Tensor] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
+    gradients: dict[str, Any] = field(default_factory=dict)
 
 
 class Strategy(ABC):

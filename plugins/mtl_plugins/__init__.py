@@ -13,6 +13,7 @@ Register = Callable[[str, Any], None]
 @mtl.hookimpl
 def mtl_register_strategies(register: Register) -> None:
     register("anil", "mtl_plugins.anil:ANIL")
+    register("balanced", "mtl_plugins.balanced:Balanced")
     register("fomaml", "mtl_plugins.fomaml:FOMAML")
     register("imaml", "mtl_plugins.imaml:IMAML")
     register("joint", "mtl_plugins.joint:Joint")
@@ -31,9 +32,29 @@ def mtl_register_strategies(register: Register) -> None:
 @mtl.hookimpl
 def mtl_register_weightings(register: Register) -> None:
     register("dwa", "mtl_plugins.dwa:DynamicWeightAverage")
+    register("imtl-l", "mtl_plugins.imtl_l:IMTLL")
     register("random", "mtl_plugins.random_weighting:RandomWeighting")
     register("static", "mtl_plugins.static:Static")
     register("uncertainty", "mtl_plugins.uncertainty:Uncertainty")
+
+
+@mtl.hookimpl
+def mtl_register_aggregations(register: Register) -> None:
+    register("aligned-mtl", "mtl_plugins.torchjd_methods:AlignedMTL")
+    register("cagrad", "mtl_plugins.torchjd_methods:CAGrad")
+    register("fairgrad", "mtl_plugins.torchjd_methods:FairGrad")
+    register("famo", "mtl_plugins.torchjd_methods:FAMO")
+    register("geometric-mean", "mtl_plugins.torchjd_methods:GeometricMean")
+    register("graddrop", "mtl_plugins.torchjd_methods:GradDrop")
+    register("gradnorm", "mtl_plugins.gradnorm:GradNorm")
+    register("gradvac", "mtl_plugins.torchjd_methods:GradVac")
+    register("imtl-g", "mtl_plugins.torchjd_methods:IMTLG")
+    register("mean", "mtl_plugins.mean:Mean")
+    register("mgda", "mtl_plugins.torchjd_methods:MGDA")
+    register("nash-mtl", "mtl_plugins.torchjd_methods:NashMTL")
+    register("pcgrad", "mtl_plugins.torchjd_methods:PCGrad")
+    register("stch", "mtl_plugins.torchjd_methods:STCH")
+    register("upgrad", "mtl_plugins.torchjd_methods:UPGrad")
 
 
 @mtl.hookimpl

@@ -1,0 +1,57 @@
+"""Aggregation: how the gradients of the tasks on what they share become one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Combined:
+    """What an aggregation makes of a step's gradients.
+
+    Attributes:
+        gradient: The one that is followed, ``[parameters]``.
+        weights: Of the tasks, ``[tasks]``, where it is a weighted sum of theirs.
+    """
+
+    gradient: Tensor
+    weights: Tensor | None = None
+
+
+class Aggregation(ABC):
+    """Makes one gradient of several. Write one as a dataclass; its fields are its options.
+
+    Attributes:
+        every_task: Whether every task must be in every step.
+        looks_back: Whether it is to be told the losses of the same rows after the step, which costs a pass without a way back.
+    """
+
+    every_task: ClassVar[bool] = False
+    looks_back: ClassVar[bool] = False
+
+    def setup(self, tasks: Sequence[str]) -> None:
+        """Get ready for a training with ``tasks``."""
+
+    @abstractmethod
+    def combine(self, jacobian: Tensor, losses: Tensor) -> Combined:
+        """Return one gradient.
+
+        Args:
+            jacobian: The gradient of each task's loss on what is shared, ``[tasks, parameters]``.
+            losses: ``[tasks]``, each a mean per predicted unit, times the task's weight.
+        """
+
+    def look_back(self, losses: Tensor) -> None:
+        """Be told the losses after the step, ``[tasks]``."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed training needs: tensors and JSON values."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state_dict` gave."""

@@ -1,0 +1,226 @@
+"""Balanced training: one model, the tasks' gradients on what they share made into one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+import mtl
+from mtl.config import Choice
+from mtl.data.batches import Batch
+from mtl.errors import ConfigError
+from mtl.model.multitask import MultiTaskModel
+from mtl.training.aggregation import Aggregation
+from mtl.training.draws import Batches, Draws
+from mtl.training.schedule import Schedule
+from mtl.training.strategy import Build, Draw, StepReport
+from mtl.training.weighting import TaskLoss
+
+if TYPE_CHECKING:
+    from mtl.config import ExperimentConfig
+    from mtl.model.inference import TaskData
+    from mtl.training.sampler import Sampler
+
+
+@dataclass
+class Balanced(mtl.Strategy):
+    """Train one model on all tasks, their gradients on the shared parameters balanced.
+
+    A step has one micro-batch of each task that is drawn, and one of their graphs is alive at a time. Heads follow the
+    gradient of their own task's loss, what is shared and not balanced the mean of the gradients, as in joint training.
+
+    Args:
+        aggregation: How the gradients become one.
+        parameters_balanced: What is balanced: ``all`` that is shared, the last N layers, or the ``lora`` weights.
+    """
+
+    aggregation: Choice = field(default_factory=lambda: Choice(name="upgrad"))
+    parameters_balanced: Literal["all", "lora"] | Annotated[int, Field(ge=1)] = "all"
+
+    def setup(self, tasks: Sequence[TaskLoss], build: Build) -> None:
+        if len(tasks) < 2:
+            raise ConfigError("strategy 'balanced' balances the gradients of several tasks; there is one. Use joint.")
+        self._weights = {task.name: task.weight for task in tasks}
+        self._aggregation: Aggregation = build("aggregation", self.aggregation)
+        self._aggregation.setup(list(self._weights))
+
+    def prepare(self, model: MultiTaskModel) -> None:
+        self._model = model
+        self._last: list[Batch] = []
+        trained = {name: p for name, p in model.encoder.named_parameters() if p.requires_grad}
+        balanced = self._choose(model, trained)
+        self._balanced = [parameter for name, parameter in trained.items() if name in balanced]
+        self._rest = [parameter for name, parameter in trained.items() if name not in balanced]
+        self._size = sum(parameter.numel() for parameter in self._balanced)
+        need, there = 4 * self._size * (len(self._weights) + 1), _free_memory()
+        if there is not None and need > there:
+            raise ConfigError(
+                f"strategy.parameters_balanced: the gradients of {len(self._weights)} tasks on {self._size:,} parameters take "
+                f"{need / 2**30:.1f} GB, of {there / 2**30:.1f} GB that are free. Balance the last layers only "
+                "(parameters_balanced: 2), the LoRA weights, or freeze more."
+            )
+
+    def _choose(self, model: MultiTaskModel, trained: Mapping[str, nn.Parameter]) -> set[str]:
+        if self.parameters_balanced == "all":
+            chosen = set(trained)
+        elif self.parameters_balanced == "lora":
+            chosen = {name for name in trained if "lora_" in name}
+        else:
+            last = {id(p) for layer in model.encoder.layers()[-self.parameters_balanced :] for p in layer.parameters()}
+            chosen = {name for name, parameter in trained.items() if id(parameter) in last}
+        if not chosen:
+            raise ConfigError(
+                f"strategy.parameters_balanced is {self.parameters_balanced!r}, but none of these parameters is trained. "
+                "Freeze fewer layers, or set encoder.lora."
+            )
+        return chosen
+
+    def draws(self, data: Mapping[str, TaskData], sampler: Sampler, config: ExperimentConfig, examples: int) -> Draws:
+        if not self._aggregation.every_task:
+            return Drawn(data, sampler, config, examples)
+        sizes = {name: len(task.splits["train"]) for name, task in data.items()}
+        who = f"strategy.aggregation {self.aggregation.name!r} needs every task in every step"
+        if len({share for at in (0.0, 1.0) for share in sampler.shares(sizes, at).values()}) > 1:
+            raise ConfigError(f"{who}, in equal parts: set sampler to uniform.")
+        if config.batch.size < len(data):
+            raise ConfigError(f"{who}: set batch.size to {len(data)} or more.")
+        return Dealt(data, sampler, config, examples)
+
+    def fill_gradients(self, model: MultiTaskModel, draw: Draw) -> StepReport:
+        rows = sum(batch.rows for batch in draw)
+        jacobian = self._balanced[0].new_empty(len(draw), self._size)
+        losses, report = [], StepReport()
+        for place, batch in enumerate(draw):
+            name = next(iter(batch.parts))
+            loss = model.loss(name, model(batch)[name], batch)
+            head = [parameter for parameter in model.head(name).parameters() if parameter.requires_grad]
+            wanted = [*self._balanced, *self._rest, *head]
+            found = torch.autograd.grad(self._weights[name] * loss, wanted, allow_unused=True)
+            _flatten(found[: len(self._balanced)], self._balanced, jacobian[place])
+            shares = [batch.rows / rows] * len(self._rest) + [1.0] * len(head)
+            for parameter, gradient, share in zip(
+                wanted[len(self._balanced) :], found[len(self._balanced) :], shares, strict=True
+            ):
+                _add(parameter, gradient, share)
+            losses.append(self._weights[name] * loss.detach())
+            report.losses[name] = loss.detach()
+        names = list(report.losses)
+        combined = self._aggregation.combine(jacobian, torch.stack(losses))
+        for parameter, gradient in zip(self._balanced, _parted(combined.gradient, self._balanced), strict=True):
+            _add(parameter, gradient, 1.0)
+        report.gradients = _look(jacobian, names)
+        if combined.weights is not None:
+            report.weights = dict(zip(names, combined.weights.tolist(), strict=True))
+        self._last = list(draw) if self._aggregation.looks_back else []
+        return report
+
+    def end_step(self, report: StepReport, progress: float) -> None:
+        if self._last:
+            with torch.no_grad():
+                found = []
+                for batch in self._last:
+                    name = next(iter(batch.parts))
+                    found.append(self._weights[name] * self._model.loss(name, self._model(batch)[name], batch))
+            self._aggregation.look_back(torch.stack(found))
+            self._last = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"aggregation": self._aggregation.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._aggregation.load_state_dict(state["aggregation"])
+
+
+class Drawn(Batches):
+    """A micro-batch of every task that the sampler draws into a batch."""
+
+    def __init__(self, data: Mapping[str, TaskData], sampler: Sampler, config: ExperimentConfig, examples: int) -> None:
+        mixed = config.model_copy(update={"batch": config.batch.model_copy(update={"mixed": True})})
+        super().__init__(data, sampler, mixed, examples)
+
+    def __next__(self) -> Sequence[Batch]:
+        rows: dict[str, list[int]] = {}
+        for batch in self.next_rows():
+            for name, ids in batch.items():
+                rows.setdefault(name, []).extend(ids)
+        return [self.collate({name: ids}) for name, ids in sorted(rows.items())]
+
+
+class Dealt(Batches):
+    """A micro-batch of every task, each with its part of a batch's rows."""
+
+    def __init__(self, data: Mapping[str, TaskData], sampler: Sampler, config: ExperimentConfig, examples: int) -> None:
+        super().__init__(data, sampler, config, examples)
+        size = config.batch.size * config.batch.accumulate // len(data)
+        own = config.batch.model_copy(update={"mixed": False, "size": size})
+        self._schedules = {
+            name: Schedule({name: data[name].splits["train"]}, sampler, own, examples, config.seed) for name in sorted(data)
+        }
+        self._examples, self._seen = examples, 0
+
+    def __next__(self) -> Sequence[Batch]:
+        if self._seen >= self._examples:
+            raise StopIteration
+        drawn = [self.collate(next(schedule)) for schedule in self._schedules.values()]
+        self._seen += sum(batch.rows for batch in drawn)
+        return drawn
+
+    def state_dict(self) -> dict[str, Any]:
+        own = {name: schedule.state_dict() for name, schedule in self._schedules.items()}
+        return {**super().state_dict(), "seen": self._seen, "schedules": own}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._seen = state["seen"]
+        for name, schedule in self._schedules.items():
+            schedule.load_state_dict(state["schedules"][name])
+
+
+def _free_memory() -> int | None:
+    """Return the bytes of memory that a process may still take, where the system says it."""
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def _flatten(gradients: Sequence[Tensor | None], parameters: Sequence[nn.Parameter], row: Tensor) -> None:
+    start = 0
+    for gradient, parameter in zip(gradients, parameters, strict=True):
+        part = row[start : start + parameter.numel()]
+        part.zero_() if gradient is None else part.copy_(gradient.reshape(-1))
+        start += parameter.numel()
+
+
+def _parted(vector: Tensor, parameters: Sequence[nn.Parameter]) -> Iterator[Tensor]:
+    parts = torch.split(vector, [parameter.numel() for parameter in parameters])
+    yield from (part.view_as(parameter) for part, parameter in zip(parts, parameters, strict=True))
+
+
+def _add(parameter: nn.Parameter, gradient: Tensor | None, share: float) -> None:
+    if gradient is not None:
+        gradient = gradient if share == 1 else share * gradient
+        parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+
+def _look(jacobian: Tensor, names: Sequence[str]) -> dict[str, Any]:
+    """Return the gradients' norms, and the cosine of every two: what they cost is a product of the rows."""
+    gramian = (jacobian @ jacobian.T).cpu()
+    norms = gramian.diagonal().clamp(min=0).sqrt()
+    cosines = gramian / (norms[:, None] * norms).clamp(min=1e-30)
+    return {
+        "tasks": list(names),
+        "norms": [_rounded(norm) for norm in norms.tolist()],
+        "cosines": [[_rounded(cosine) for cosine in row] for row in cosines.tolist()],
+    }
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")

@@ -1,0 +1,285 @@
+"""Balanced training: gradients as TorchJD's own, on tasks with different rows, with every method and after a resume."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import rating_rows, sentiment_rows, splits
+from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
+
+import mtl
+import mtl.training.loop as loop
+from mtl.components import Builder
+from mtl.config import Choice, EncoderConfig
+from mtl.data.batches import collate
+from mtl.data.features import featurize
+from mtl.data.sources import load_splits
+from mtl.errors import ConfigError
+from mtl.model.encoder import load_encoder
+from mtl.model.multitask import MultiTaskModel
+from mtl.plugins import load_plugins
+from mtl.training.weighting import TaskLoss
+from mtl_plugins.balanced import Balanced
+from mtl_plugins.gradnorm import GradNorm
+from mtl_plugins.mean import Mean
+
+torchjd = pytest.importorskip("torchjd", reason="needs the extra gradient")
+METHODS = sorted(load_plugins().aggregations)
+#: TorchJD's aggregator for each of ours, with the same options.
+THEIRS = {
+    "aligned-mtl": ("AlignedMTL", {}),
+    "cagrad": ("CAGrad", {"c": 0.5}),
+    "fairgrad": ("FairGrad", {"alpha": 1.0}),
+    "graddrop": ("GradDrop", {}),
+    "gradvac": ("GradVac", {}),
+    "imtl-g": ("IMTLG", {}),
+    "mean": ("Mean", {}),
+    "mgda": ("MGDA", {}),
+    "nash-mtl": ("NashMTL", {"n_tasks": 3}),
+    "pcgrad": ("PCGrad", {}),
+    "upgrad": ("UPGrad", {}),
+}
+TASKS = {
+    "mood": ("classification", splits(sentiment_rows(32))),
+    "rating": ("regression", splits(rating_rows(32))),
+    "other": ("classification", splits([{**row, "label": row["text"][4:7]} for row in sentiment_rows(32)])),
+}
+
+
+@pytest.fixture
+def world(encoder_folder):
+    """A model in float64 without dropout, and a function that makes a task's micro-batch."""
+    config = EncoderConfig(name=str(encoder_folder), max_length=32, dropout=0.0)
+    encoder = load_encoder(config, encoder_folder, attention="sdpa").double()
+    kinds, features = {}, {}
+    for name, (kind, data) in TASKS.items():
+        made = load_plugins().kinds.get(kind)(mtl.Task(name=name, kind=kind, data=data), [])
+        rows = load_splits(made.task, dict(made.roles), Path())["train"]
+        made.fit(rows)
+        kinds[name], features[name] = made, featurize(made, rows, encoder.tokenizer)
+    model = MultiTaskModel(encoder, kinds, lambda name: len(name)).double().eval()  # heads have dropout
+
+    def batch_of(*names, rows=range(8)):
+        return collate(dict.fromkeys(names, rows), features, kinds)
+
+    return model, batch_of
+
+
+def balanced(model, method="upgrad", **options):
+    strategy = Balanced(aggregation=Choice(name=method), **options)
+    strategy.setup([TaskLoss(name, 1.0, 1.0) for name in TASKS], Builder(load_plugins()))
+    strategy.prepare(model)
+    return strategy
+
+
+def gradients(model):
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("method", THEIRS)
+def test_gradients_are_torchjd_s_on_a_common_batch(world, method):
+    from torchjd import aggregation
+    from torchjd.autojac import backward, jac_to_grad
+
+    model, batch_of = world
+    shared = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
+    strategy = balanced(model, method)
+    combine = strategy._aggregation.combine
+    strategy._aggregation.combine = lambda *given: (torch.manual_seed(1), combine(*given))[1]  # some draw at random
+    strategy.fill_gradients(model, [batch_of(name) for name in TASKS])
+    ours = [parameter.grad.clone() for parameter in shared]
+    heads = {name: parameter.grad.clone() for name, parameter in model.heads.named_parameters()}
+    model.zero_grad(set_to_none=True)
+    batch = batch_of(*TASKS)
+    outputs = model(batch)
+    losses = [model.loss(name, outputs[name], batch) for name in TASKS]
+    backward(losses, inputs=shared, retain_graph=True, parallel_chunk_size=1)
+    name, options = THEIRS[method]
+    torch.manual_seed(1)
+    jac_to_grad(shared, getattr(aggregation, name)(**options))
+    for found, parameter in zip(ours, shared, strict=True):
+        assert_close(found, torch.nan_to_num(parameter.grad), rtol=1e-6, atol=1e-9)
+    torch.stack(losses).sum().backward()
+    for name, parameter in model.heads.named_parameters():
+        assert_close(heads[name], parameter.grad, rtol=1e-6, atol=1e-12)
+
+
+def test_tasks_with_different_rows_have_a_row_each_of_the_jacobian(world):
+    model, batch_of = world
+    draw = [batch_of("mood", rows=range(4)), batch_of("rating", rows=range(4, 12))]
+    report = balanced(model, "mean").fill_gradients(model, draw)
+    found = gradients(model)
+    model.zero_grad(set_to_none=True)
+    losses = [model.loss(name, model(batch)[name], batch) for name, batch in zip(("mood", "rating"), draw, strict=True)]
+    (sum(losses) / 2).backward()
+    for name, parameter in model.encoder.named_parameters():
+        assert_close(found[f"encoder.{name}"], parameter.grad, rtol=1e-9, atol=1e-12)
+    assert all(parameter.grad is None for parameter in model.head("other").parameters())
+    assert not any("other" in name for name in found)
+    assert report.weights == {"mood": 0.5, "rating": 0.5}
+
+
+def test_norms_and_cosines_are_reported(world):
+    model, batch_of = world
+    report = balanced(model).fill_gradients(model, [batch_of(name) for name in TASKS])
+    shared = list(model.encoder.parameters())
+    rows = []
+    for name in TASKS:
+        batch = batch_of(name)
+        found = torch.autograd.grad(model.loss(name, model(batch)[name], batch), shared)
+        rows.append(torch.cat([gradient.flatten() for gradient in found]))
+    assert report.gradients["tasks"] == list(TASKS)
+    assert report.gradients["norms"] == pytest.approx([float(row.norm()) for row in rows], rel=1e-3)
+    cosine = torch.nn.functional.cosine_similarity(rows[0], rows[1], dim=0)
+    assert report.gradients["cosines"][0][1] == pytest.approx(float(cosine), rel=1e-3)
+
+
+def test_only_the_last_layers_are_balanced_and_the_rest_follows_the_mean(world):
+    model, batch_of = world
+    draw = [batch_of(name) for name in TASKS]
+    balanced(model, "mgda", parameters_balanced=1).fill_gradients(model, draw)
+    found = gradients(model)
+    model.zero_grad(set_to_none=True)
+    balanced(model, "mean").fill_gradients(model, draw)
+    mean = gradients(model)
+    last = {name for name in found if ".layer.1." in name}
+    assert last
+    for name in found:
+        if name.endswith("key.bias"):  # moves all scores of a softmax alike: its gradient is 0
+            continue
+        same = torch.allclose(found[name], mean[name], rtol=1e-9)
+        assert same == (name not in last)
+
+
+def test_a_balanced_step_costs_no_more_flops_than_a_joint_one(world):
+    model, batch_of = world
+    model.float()
+    names = list(TASKS)
+    with FlopCounterMode(display=False) as joint:
+        for name in names:
+            batch = batch_of(name)
+            model.loss(name, model(batch)[name], batch).backward()
+    model.zero_grad(set_to_none=True)
+    strategy = balanced(model, "pcgrad")
+    with FlopCounterMode(display=False) as own:
+        strategy.fill_gradients(model, [batch_of(name) for name in names])
+    assert own.get_total_flops() / joint.get_total_flops() <= 1.05
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_training_goes_on_with_the_same_bits_after_a_stop(method, encoder_folder, tmp_path, monkeypatch):
+    def experiment(folder):
+        tasks = [{"name": name, "kind": kind, "data": data} for name, (kind, data) in TASKS.items()]
+        return mtl.Experiment.of(
+            name="balanced",
+            encoder={"name": str(encoder_folder), "max_length": 32, "freeze": "embeddings"},
+            tasks=tasks,
+            strategy={"name": "balanced", "aggregation": method},
+            sampler="uniform",
+            budget={"epochs": 4},
+            batch={"size": 12},
+            optimizer={"learning_rate": 1e-3},
+            evaluation={"times": 1},
+            checkpoint={"every_seconds": 0},
+            threads=1,
+            output=str(folder),
+        )
+
+    whole = experiment(tmp_path / "whole").run()
+    step = loop.Trainer._step
+
+    def stopping(trainer, draw):
+        if trainer.progress.step == 5:
+            raise KeyboardInterrupt
+        step(trainer, draw)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "_step", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            experiment(tmp_path / "stopped").run()
+    again = experiment(tmp_path / "stopped").run()
+    kept = [sorted(finished.folder.glob("models/joint/**/*.safetensors")) for finished in (whole, again)]
+    assert [path.read_bytes() for path in kept[0]] == [path.read_bytes() for path in kept[1]]
+    assert whole.runs[0]["results"] == again.runs[0]["results"]
+    log = [line for line in (whole.folder / "models/joint/log.jsonl").read_text().splitlines() if '"gradients"' in line]
+    assert len(log) == whole.runs[0]["results"]["models"]["joint"]["steps"]
+
+
+def test_gradnorm_by_hand():
+    method = GradNorm(alpha=1.0, rate=0.1)
+    method.setup(["a", "b"])
+    jacobian = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
+    combined = method.combine(jacobian, torch.tensor([2.0, 4.0]))
+    assert_close(combined.gradient, torch.tensor([1.5, 0.5]))
+    # Lengths 3 and 1, their mean 2; no task is behind. Weights 1 − 0.1 · 3 and 1 + 0.1 · 1, brought to a mean of 1.
+    assert_close(combined.weights, torch.tensor([0.5, 0.5]))
+    assert_close(method._weights, torch.tensor([0.7, 1.1]) / 0.9)
+    second = method.combine(jacobian, torch.tensor([1.0, 4.0]))
+    assert_close(second.weights, torch.tensor([0.7, 1.1]) / 1.8)
+    # Relative losses 0.5 and 1, by their mean 2/3 and 4/3; lengths 2.333 and 1.222, their mean 1.778.
+    lengths = torch.tensor([0.7 * 3, 1.1]) / 0.9
+    target = lengths.mean() * torch.tensor([2 / 3, 4 / 3])
+    moved = torch.tensor([0.7, 1.1]) / 0.9 - 0.1 * torch.sign(lengths - target) * torch.tensor([3.0, 1.0])
+    assert_close(method._weights, moved * 2 / moved.sum())
+
+
+def test_the_mean_weighs_every_task_alike():
+    combined = Mean().combine(torch.tensor([[2.0, 0.0], [0.0, 4.0]]), torch.ones(2))
+    assert combined.gradient.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("method", ["nash-mtl", "gradvac", "famo", "gradnorm"])
+def test_a_method_that_needs_every_task_says_so(method, experiment_values, write_experiment, fails):
+    values = experiment_values | {"strategy": {"name": "balanced", "aggregation": method}}
+    fails("run", write_experiment(values), pieces=(f"{method!r}", "every task", "sampler to uniform"))
+    values |= {"sampler": "uniform", "batch": {"size": 2}}
+    fails("run", write_experiment(values), pieces=(f"{method!r}", "batch.size to 3"))
+
+
+BAD = {
+    "an unknown method": ({"aggregation": "upgrd"}, ("aggregation", "'upgrd'", "'upgrad'")),
+    "an option that is none": ({"aggregation": {"name": "cagrad", "cc": 1}}, ("'cagrad'", "'cc'")),
+    "no such layers": ({"parameters_balanced": 0}, ("parameters_balanced",)),
+    "no LoRA weights": ({"parameters_balanced": "lora"}, ("parameters_balanced", "encoder.lora")),
+}
+
+
+@pytest.mark.parametrize(("options", "pieces"), BAD.values(), ids=BAD)
+def test_a_wrong_option_is_named(options, pieces, experiment_values, write_experiment, fails):
+    fails("run", write_experiment(experiment_values | {"strategy": {"name": "balanced", **options}}), pieces=pieces)
+
+
+def test_one_task_cannot_be_balanced(experiment_values, write_experiment, fails):
+    values = experiment_values | {"strategy": "balanced", "sources": ["mood"]}
+    fails("run", write_experiment(values), pieces=("balanced", "there is one", "joint"))
+
+
+def test_gradients_that_do_not_fit_into_memory_are_refused_before_the_run(world, monkeypatch):
+    model, _ = world
+    monkeypatch.setattr("mtl_plugins.balanced._free_memory", lambda: 1000)
+    with pytest.raises(ConfigError, match=r"parameters_balanced: the gradients of 3 tasks .* last layers"):
+        balanced(model)
+
+
+def test_without_the_extra_the_message_says_how_to_get_it(world, monkeypatch):
+    model, _ = world
+    monkeypatch.setitem(sys.modules, "torchjd.aggregation", None)
+    with pytest.raises(mtl.MTLError, match=r"pip install 'mtl\[gradient\]'"):
+        balanced(model, "mgda")
+
+
+def test_imtl_l_brings_all_scaled_losses_to_one():
+    weighting = load_plugins().weightings.get("imtl-l")()
+    weighting.setup([TaskLoss("a", 1.0, 1.0)])
+    (scale,) = weighting.parameters()
+    weighting.weigh("a", torch.tensor(4.0)).backward()
+    assert_close(scale.grad, torch.tensor(3.0))  # exp(0) · 4 − 1
+    scale.data.fill_(-math.log(4.0)), scale.grad.zero_()
+    weighting.weigh("a", torch.tensor(4.0)).backward()
+    assert_close(scale.grad, torch.tensor(0.0), atol=1e-6, rtol=0)
+    assert weighting.weights()["a"] == pytest.approx(0.25)
