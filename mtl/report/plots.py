@@ -29,7 +29,8 @@ def plot_curves(log: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     paths = []
     if steps:
         paths.append(_curves(_series(steps, "loss"), "training loss per unit", folder / "loss.png", smooth=True))
-        paths.append(_curves(_series(steps, "weight"), "weight of the loss", folder / "weight.png"))
+        if weights := _series(steps, "weight"):
+            paths.append(_curves(weights, "weight of the loss", folder / "weight.png"))
     if evaluations:
         series = _series(evaluations, "skill")
         paths.append(_curves(series, "validation skill (0 trivial, 1 perfect)", folder / "validation.png", marker="o"))

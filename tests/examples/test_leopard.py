@@ -28,6 +28,7 @@ def test_the_example_of_leopard_runs(encoder_folder, tmp_path, monkeypatch):
         "sources=[sst2, sick]",
         "budget={examples_per_task: 32}",
         "evaluation.times=0",
+        "compare={strategy: [none, joint]}",
         "threads=1",
     ]
     finished = mtl.load_experiment(small, overrides).run()
