@@ -85,9 +85,19 @@ class CompareConfig(BaseModel):
         return [each for place, each in enumerate(found) if place not in out]
 
 
+def is_asked(axis: str) -> bool:
+    """Tell whether an axis says what methods are asked, such as a split or the held-out targets, and not what they are."""
+    return axis.startswith("define.") or axis == "targets.tasks"
+
+
+def asked_of(point: Mapping[str, Any]) -> list[str]:
+    """Name what a point is asked, a text for each axis that says it."""
+    return [f"{axis.rpartition('.')[2]} {_value(value)}" for axis, value in point.items() if is_asked(axis)]
+
+
 def label_of(point: Mapping[str, Any]) -> str:
-    """Name what a point is apart from its seed and what is defined: cells of one label differ in chance alone."""
-    shown = (_value(value) for axis, value in point.items() if axis != "seed" and not axis.startswith("define."))
+    """Name what a point is apart from its seed and what it is asked: cells of one label are one method."""
+    shown = (_value(value) for axis, value in point.items() if axis != "seed" and not is_asked(axis))
     return ", ".join(map(_shortened, shown))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mtl.axes import CompareConfig, label_of
+from mtl.axes import CompareConfig, asked_of, label_of
 from mtl.config import validate
 from mtl.errors import ConfigError
 
@@ -89,3 +89,9 @@ def test_what_makes_no_sense_is_refused(keys, told):
 def test_keys_of_the_section_are_typed(keys, told):
     with pytest.raises(ConfigError, match=told):
         validate({**LEAST, "compare": keys}, "test")
+
+
+def test_what_is_asked_is_no_part_of_a_method_s_label():
+    point = {"targets.tasks": ["a", "b"], "define.SPLIT": "one", "seed": 3, "strategy": "joint"}
+    assert label_of(point) == "joint"
+    assert asked_of(point) == ["tasks a b", "SPLIT one"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mtl.axes import label_of
+from mtl.axes import is_asked, label_of
 
 #: A run's results, as it has written them.
 Results = Mapping[str, Any]
@@ -51,7 +51,7 @@ def columns_of(points: Sequence[Mapping[str, Any]], results: Sequence[Results | 
         planned[label] = planned.get(label, 0) + 1
         column = groups.setdefault(label, Column(label, []))
         if run is not None:
-            defined = ", ".join(str(value) for axis, value in point.items() if axis.startswith("define."))
+            defined = ", ".join(str(value) for axis, value in point.items() if is_asked(axis))
             column.runs.append(run)
             column.draws.append((defined, int(run.get("seed", 0))))
     return [Column(column.label, column.runs, column.draws, planned[column.label]) for column in groups.values()]

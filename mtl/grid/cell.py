@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mtl.axes import Point, label_of
+from mtl.axes import Point, asked_of, label_of
 from mtl.config import ExperimentConfig, validate
 from mtl.errors import MTLError
 from mtl.files import read_json, write_json
@@ -38,8 +38,7 @@ class Cell:
     def name(self) -> str:
         """Its point in words."""
         seed = f"seed {self.point['seed']}" if "seed" in self.point else ""
-        defined = (f"{axis.partition('.')[2]} {value}" for axis, value in self.point.items() if axis.startswith("define."))
-        return ", ".join(filter(None, [label_of(self.point) or self.config.strategy.name, *defined, seed]))
+        return ", ".join(filter(None, [label_of(self.point) or self.config.strategy.name, *asked_of(self.point), seed]))
 
     @property
     def finished(self) -> bool:

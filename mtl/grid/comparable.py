@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from mtl.axes import is_asked
 from mtl.errors import CheckpointError, GridError
 from mtl.files import read_json
 from mtl.grid.cell import Cell
@@ -35,7 +36,7 @@ def check_rows(cells: Sequence[Cell]) -> None:
 def _check_alike(cells: Sequence[Cell], of: Any, how: str) -> None:
     seen: dict[tuple[str, str], tuple[Cell, str]] = {}
     for cell in cells:
-        drawn = json.dumps({axis: value for axis, value in cell.point.items() if axis.startswith("define.")}, sort_keys=True)
+        drawn = json.dumps({axis: value for axis, value in cell.point.items() if is_asked(axis)}, sort_keys=True)
         for name, about in of(cell):
             other, before = seen.setdefault((drawn, name), (cell, about))
             if about != before:

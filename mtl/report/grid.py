@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtl.axes import label_of
+from mtl.axes import asked_of, label_of
 from mtl.compare.affinity import Matrix, gradient_cosines, transfer_gains
 from mtl.compare.budget import Spent, spent
 from mtl.compare.columns import Column, columns_of
@@ -136,5 +136,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _name(cell: Mapping[str, Any]) -> str:
-    seed = f"seed {cell['point']['seed']}" if "seed" in cell["point"] else ""
-    return ", ".join(filter(None, [label_of(cell["point"]) or str(cell["folder"]), seed]))
+    point = cell["point"]
+    seed = f"seed {point['seed']}" if "seed" in point else ""
+    return ", ".join(filter(None, [label_of(point) or str(cell["folder"]), *asked_of(point), seed]))

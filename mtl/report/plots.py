@@ -52,12 +52,13 @@ def plot_tasks(columns: Sequence[Column], path: Path) -> Path | None:
 
 def plot_transfer(columns: Sequence[Column], path: Path) -> Path | None:
     """Draw few-shot transfer of every encoder to every target."""
-    bars: dict[str, list[float]] = {}
-    names: list[str] = []
-    for label, runs in transfer_rows(columns).items():
-        names = [f"{_broken(target)}\n{_shots(shots)}" for target, by_shots in runs[0].items() for shots in by_shots]
-        pairs = [(target, shots) for target, by_shots in runs[0].items() for shots in by_shots]
-        bars[label] = [_mean(value for run in runs for value in run[target][shots]) for target, shots in pairs]
+    rows_of = transfer_rows(columns)
+    asked = dict.fromkeys((target, shots) for runs in rows_of.values() for run in runs for target in run for shots in run[target])
+    names = [f"{_broken(target)}\n{_shots(shots)}" for target, shots in asked]
+    bars = {
+        label: [_mean(value for run in runs for value in run.get(target, {}).get(shots, ())) for target, shots in asked]
+        for label, runs in rows_of.items()
+    }
     return _bars(names, bars, "metric of the target, mean of the support sets", path) if names else None
 
 

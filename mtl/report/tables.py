@@ -12,6 +12,8 @@ from mtl.compare.bootstrap import Estimate, differences, estimate
 from mtl.compare.columns import Column
 
 _BASELINE = "single"
+#: So many columns of figures with intervals fit a terminal.
+_MOST_ASKED = 4
 
 
 @dataclass(frozen=True)
@@ -119,29 +121,71 @@ def _transfers(columns: Sequence[Column]) -> list[Mapping[str, Any]]:
     return [found for column in columns for run in column.runs for found in run["targets"].values()]
 
 
-def transfer_table(columns: Sequence[Column]) -> Table | None:
-    """Show few-shot transfer of every encoder to every target, with intervals and paired differences."""
+def transfer_tables(columns: Sequence[Column]) -> list[Table]:
+    """Show few-shot transfer of every encoder to every target, with intervals and paired differences.
+
+    One table where it fits a terminal; else one for each target, and one of the mean over targets.
+    """
     rows_of = transfer_rows(columns)
-    if not rows_of:
-        return None
-    pairs = [(target, shots) for target, by_shots in next(iter(rows_of.values()))[0].items() for shots in by_shots]
-    untouched = next((label for label in rows_of if label.split(", ")[0] == "none"), None)
-    heads = ["encoder", *(f"{target}, {shots} shots" for target, shots in pairs), *(["Δ mean"] if untouched else [])]
-    rows = []
-    for label, runs in rows_of.items():
-        figures = [[run[target][shots] for run in runs] for target, shots in pairs]
-        row = [label, *(interval(values) for values in figures)]
-        if untouched is not None:
-            base = [[run[target][shots] for run in rows_of[untouched]] for target, shots in pairs]
-            row.append("" if label == untouched else _gain(figures, base))
-        rows.append(row)
+    asked = dict.fromkeys((target, shots) for runs in rows_of.values() for run in runs for target in run for shots in run[target])
+    if not asked:
+        return []
     counts = sorted({len(values) for runs in rows_of.values() for run in runs for by in run.values() for values in by.values()})
+    untouched = next((label for label in rows_of if label.split(", ")[0] == "none"), None)
     notes = [
         f"Mean over {' to '.join(map(str, counts))} episodes a run, the same ones for every encoder; ± half of the 95 % interval "
         "by hierarchical bootstrap."
     ]
     notes += ["Δ mean: minus the untouched pretrained encoder ('none'), paired by episode."] if untouched else []
-    return Table("Transfer to held-out targets", heads, rows, notes)
+    title = "Transfer to held-out targets"
+    if len(asked) <= _MOST_ASKED:
+        heads = {(target, shots): f"{target}, {shots} shots" for target, shots in asked}
+        return [_transfer(title, rows_of, untouched, heads, notes)]
+    targets = list(dict.fromkeys(target for target, _ in asked))
+    tables = []
+    for target in targets:
+        heads = {(target, shots): f"{shots} shots" for name, shots in asked if name == target}
+        tables.append(_transfer(f"Transfer to {target}", rows_of, untouched, heads, []))
+    shots_of = list(dict.fromkeys(shots for _, shots in asked))
+    rows = []
+    for label in rows_of:
+        parts = [[_figures(rows_of[label], target, shots) for target in targets] for shots in shots_of]
+        row = [label, *(interval([values for values in part if values]) for part in parts)]
+        if untouched is not None:
+            row.append("" if label == untouched else _gain_over(rows_of, label, untouched, list(asked)))
+        rows.append(row)
+    heads_of_mean = ["encoder", *(f"{shots} shots" for shots in shots_of), *(["Δ mean"] if untouched else [])]
+    return [*tables, Table(f"{title}: mean of {len(targets)}", heads_of_mean, rows, notes)]
+
+
+def _transfer(
+    title: str,
+    rows_of: Mapping[str, list[Mapping[str, Any]]],
+    untouched: str | None,
+    heads: Mapping[tuple[str, str], str],
+    notes: list[str],
+) -> Table:
+    rows = []
+    for label, runs in rows_of.items():
+        figures = [_figures(runs, target, shots) for target, shots in heads]
+        if any(figures):
+            row = [label, *(interval(values) if values else "–" for values in figures)]
+            if untouched is not None:
+                row.append("" if label == untouched else _gain_over(rows_of, label, untouched, list(heads)))
+            rows.append(row)
+    return Table(title, ["encoder", *heads.values(), *(["Δ mean"] if untouched else [])], rows, notes)
+
+
+def _figures(runs: Sequence[Mapping[str, Any]], target: str, shots: str) -> list[Any]:
+    return [run[target][shots] for run in runs if shots in run.get(target, {})]
+
+
+def _gain_over(
+    rows_of: Mapping[str, list[Mapping[str, Any]]], label: str, untouched: str, asked: Sequence[tuple[str, str]]
+) -> str:
+    both = [(_figures(rows_of[label], *each), _figures(rows_of[untouched], *each)) for each in asked]
+    both = [(mine, base) for mine, base in both if mine and base]
+    return _gain([mine for mine, _ in both], [base for _, base in both]) if both else "–"
 
 
 def _gain(figures: Sequence[Any], base: Sequence[Any]) -> str:

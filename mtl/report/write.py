@@ -13,7 +13,7 @@ from mtl.files import read_json, write_json, write_text
 from mtl.report.formats import csv_text, latex_document, slug
 from mtl.report.grid import Grid, read_grid
 from mtl.report.plots import plot_curves, plot_tasks, plot_transfer, read_log
-from mtl.report.tables import Table, budget_table, task_table, transfer_table
+from mtl.report.tables import Table, budget_table, task_table, transfer_tables
 from mtl.results import read_results
 
 
@@ -114,7 +114,7 @@ def _with_runs(columns: Sequence[Column]) -> list[Column]:
 
 
 def _tables(columns: Sequence[Column]) -> list[Table]:
-    return [table for table in (task_table(columns), transfer_table(columns), budget_table(columns)) if table]
+    return [table for table in (task_table(columns), *transfer_tables(columns), budget_table(columns)) if table]
 
 
 def _write(

@@ -16,7 +16,7 @@ from mtl.report.tables import (
     signed,
     spread,
     task_table,
-    transfer_table,
+    transfer_tables,
 )
 
 
@@ -106,7 +106,7 @@ def test_a_run_that_trains_nothing_has_no_task_table():
 def test_transfer_is_compared_with_the_untouched_encoder():
     none = result("none", targets={"none": transfer([0.4, 0.6])}, tasks=())
     joint = result("joint", targets={"joint": transfer([0.7, 0.9])})
-    table = transfer_table([Column("none", [none]), Column("joint", [joint])])
+    (table,) = transfer_tables([Column("none", [none]), Column("joint", [joint])])
     assert table.columns == ["encoder", "health, 5 shots", "Δ mean"]
     # Of two figures a resample is the lower one twice with probability ¼ and the higher one twice with ¼: the percentiles
     # are the two. Student's t with one degree of freedom stretches that by 12.706 / 1.960 · √2 = 9.168: two episodes say
@@ -118,10 +118,33 @@ def test_transfer_is_compared_with_the_untouched_encoder():
     assert any("paired by episode" in note for note in table.notes)
 
 
+def test_what_does_not_fit_a_terminal_is_a_table_for_each_target_and_one_of_means():
+    def both(first, second):
+        figures = {name: {"prototype": {str(shots): [value] for shots in (1, 5, 10)}} for name, value in (first, second)}
+        return {"figures": figures, "metric": dict.fromkeys(figures, "accuracy")}
+
+    none = result("none", targets={"none": both(("a", 0.4), ("b", 0.6))}, tasks=())
+    joint = result("joint", targets={"joint": both(("a", 0.5), ("b", 0.8))})
+    tables = transfer_tables([Column("none", [none]), Column("joint", [joint])])
+    assert [table.title for table in tables] == ["Transfer to a", "Transfer to b", "Transfer to held-out targets: mean of 2"]
+    assert tables[0].columns == ["encoder", "1 shots", "5 shots", "10 shots", "Δ mean"]
+    assert [row[:4] for row in tables[0].rows] == [["none", "0.400", "0.400", "0.400"], ["joint", "0.500", "0.500", "0.500"]]
+    assert [row[1][:5] for row in tables[2].rows] == ["0.500", "0.650"]
+    assert tables[2].rows[1][-1][:6] == "+0.150"
+
+
+def test_encoders_that_were_asked_other_targets_are_shown_where_they_were_asked():
+    first = result("joint", targets={"joint": transfer([0.5])})
+    second = result("joint", targets={"joint": {**transfer([0.7]), "figures": {"wealth": {"prototype": {"5": [0.7]}}}}})
+    (table,) = transfer_tables([Column("joint", [first, second])])
+    assert table.columns == ["encoder", "health, 5 shots", "wealth, 5 shots"]
+    assert table.rows == [["joint", "0.500", "0.700"]]
+
+
 def test_every_adaptation_is_a_row_of_its_own():
     none = result("none", targets={"none": transfer([0.5], ridge=[0.4])}, tasks=())
     joint = result("joint", targets={"joint": transfer([0.5], ridge=[0.6])})
-    table = transfer_table([Column("none", [none]), Column("joint", [joint])])
+    (table,) = transfer_tables([Column("none", [none]), Column("joint", [joint])])
     assert [row[0] for row in table.rows] == ["none, prototype", "none, ridge", "joint, prototype", "joint, ridge"]
     # Differences are to the untouched encoder with nearest prototypes.
     assert [row[-1][:6] for row in table.rows] == ["", "−0.100", "+0.000", "+0.100"]
@@ -129,17 +152,17 @@ def test_every_adaptation_is_a_row_of_its_own():
 
 def test_the_seeds_of_an_encoder_are_one_row():
     runs = [result("joint", targets={"joint": transfer(figures)}, seed=seed) for seed, figures in enumerate([[0.2], [0.4]])]
-    assert transfer_table([Column("joint", runs)]).rows == [["joint", "0.300 ±0.917"]]
+    assert transfer_tables([Column("joint", runs)])[0].rows == [["joint", "0.300 ±0.917"]]
 
 
 def test_a_model_for_each_task_is_a_row_of_its_own():
     single = result("single", targets={"mood": transfer([0.5]), "rating": transfer([0.6])})
-    table = transfer_table([Column("single", [single])])
+    (table,) = transfer_tables([Column("single", [single])])
     assert [row[0] for row in table.rows] == ["single: mood", "single: rating"]
 
 
 def test_no_targets_have_no_table():
-    assert transfer_table([Column("joint", [result("joint")])]) is None
+    assert transfer_tables([Column("joint", [result("joint")])]) == []
 
 
 def test_the_budget_is_what_each_task_has_seen():
