@@ -155,6 +155,7 @@ def transfer_tables(columns: Sequence[Column]) -> list[Table]:
             row.append("" if label == untouched else _gain_over(rows_of, label, untouched, list(asked)))
         rows.append(row)
     heads_of_mean = ["encoder", *(f"{shots} shots" for shots in shots_of), *(["Δ mean"] if untouched else [])]
+    notes.insert(1, "Targets are drawn again too: the intervals are for targets like these, not for these alone.")
     return [*tables, Table(f"{title}: mean of {len(targets)}", heads_of_mean, rows, notes)]
 
 

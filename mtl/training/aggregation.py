@@ -28,10 +28,12 @@ class Aggregation(ABC):
 
     Attributes:
         every_task: Whether every task must be in every step.
+        weighs: Whether what comes out is a weighted sum of the gradients, with weights that it tells.
         looks_back: Whether it is to be told the losses of the same rows after the step, which costs a pass without a way back.
     """
 
     every_task: ClassVar[bool] = False
+    weighs: ClassVar[bool] = True
     looks_back: ClassVar[bool] = False
 
     def setup(self, tasks: Sequence[str]) -> None:

@@ -107,14 +107,14 @@ class Balanced(mtl.Strategy):
             for parameter, gradient, share in zip(
                 wanted[len(self._balanced) :], found[len(self._balanced) :], shares, strict=True
             ):
-                _add(parameter, gradient, share)
+                add_gradient(parameter, gradient, share)
             losses.append(self._weights[name] * loss.detach())
             report.losses[name] = loss.detach()
         names = list(report.losses)
         combined = self._aggregation.combine(jacobian, torch.stack(losses))
         for parameter, gradient in zip(self._balanced, _parted(combined.gradient, self._balanced), strict=True):
-            _add(parameter, gradient, 1.0)
-        report.gradients = _look(jacobian, names)
+            add_gradient(parameter, gradient, 1.0)
+        report.gradients = look_at(jacobian, names)
         if combined.weights is not None:
             report.weights = dict(zip(names, combined.weights.tolist(), strict=True))
         self._last = list(draw) if self._aggregation.looks_back else []
@@ -204,13 +204,14 @@ def _parted(vector: Tensor, parameters: Sequence[nn.Parameter]) -> Iterator[Tens
     yield from (part.view_as(parameter) for part, parameter in zip(parts, parameters, strict=True))
 
 
-def _add(parameter: nn.Parameter, gradient: Tensor | None, share: float) -> None:
+def add_gradient(parameter: nn.Parameter, gradient: Tensor | None, share: float) -> None:
+    """Add a share of a gradient, if there is one, to a parameter's own."""
     if gradient is not None:
         gradient = gradient if share == 1 else share * gradient
         parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
 
-def _look(jacobian: Tensor, names: Sequence[str]) -> dict[str, Any]:
+def look_at(jacobian: Tensor, names: Sequence[str]) -> dict[str, Any]:
     """Return the gradients' norms, and the cosine of every two: what they cost is a product of the rows."""
     gramian = (jacobian @ jacobian.T).cpu()
     norms = gramian.diagonal().clamp(min=0).sqrt()

@@ -178,6 +178,7 @@ class GradDrop(_FromTorchJD):
     """Keep, of every parameter, the gradients of one sign, drawn by their purity (Chen et al. 2020, arXiv:2010.06808)."""
 
     made: ClassVar[str] = "GradDrop"
+    weighs: ClassVar[bool] = False
 
     def combine(self, jacobian: Tensor, losses: Tensor) -> Combined:
         # Where all gradients are 0 the purity is 0 / 0: such a parameter stays.

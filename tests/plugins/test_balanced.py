@@ -20,11 +20,13 @@ from mtl.data.batches import collate
 from mtl.data.features import featurize
 from mtl.data.sources import load_splits
 from mtl.errors import ConfigError
+from mtl.model.encoded import Encoded
 from mtl.model.encoder import load_encoder
 from mtl.model.multitask import MultiTaskModel
 from mtl.plugins import load_plugins
 from mtl.training.weighting import TaskLoss
 from mtl_plugins.balanced import Balanced
+from mtl_plugins.balanced_features import BalancedFeatures
 from mtl_plugins.gradnorm import GradNorm
 from mtl_plugins.mean import Mean
 
@@ -208,6 +210,39 @@ def test_training_goes_on_with_the_same_bits_after_a_stop(method, encoder_folder
     assert whole.runs[0]["results"] == again.runs[0]["results"]
     log = [line for line in (whole.folder / "models/joint/log.jsonl").read_text().splitlines() if '"gradients"' in line]
     assert len(log) == whole.runs[0]["results"]["models"]["joint"]["steps"]
+
+
+def test_the_cheap_approximation_weighs_by_the_gradient_on_a_vector_added_to_all_token_states(world):
+    model, batch_of = world
+    draw = [batch_of(name) for name in TASKS]
+    strategy = BalancedFeatures(aggregation=Choice(name="mgda"))
+    strategy.setup([TaskLoss(name, 1.0, 1.0) for name in TASKS], Builder(load_plugins()))
+    strategy.prepare(model)
+    report = strategy.fill_gradients(model, draw)
+    found = gradients(model)
+    model.zero_grad(set_to_none=True)
+    losses = [model.loss(name, model(batch)[name], batch) for name, batch in zip(TASKS, draw, strict=True)]
+    torch.stack([report.weights[name] * loss for name, loss in zip(TASKS, losses, strict=True)]).sum().backward()
+    for name, parameter in model.encoder.named_parameters():
+        assert_close(found[f"encoder.{name}"], parameter.grad, rtol=1e-6, atol=1e-9)
+    # The pooled vector is a mean of token states: a vector added to all of these is added to it.
+    batch, shift = draw[0], torch.zeros(32, dtype=torch.float64, requires_grad=True)
+    encoded = model.encoder(batch.inputs)
+    moved = Encoded(encoded.states + shift, encoded.mask, encoded.pooled + shift)
+    outputs = model.head("mood")(moved.of(batch.parts["mood"].index), batch.parts["mood"].columns)
+    (row,) = torch.autograd.grad(model.loss("mood", outputs, batch), shift)
+    assert report.gradients["norms"][0] == pytest.approx(float(row.norm()), rel=1e-3)
+
+
+def test_the_cheap_approximation_needs_weights(experiment_values, write_experiment, fails):
+    values = experiment_values | {"strategy": {"name": "balanced-features", "aggregation": "graddrop"}}
+    fails("run", write_experiment(values), pieces=("'graddrop'", "no weights", "balanced"))
+
+
+def test_the_cheap_approximation_trains(experiment_values):
+    values = experiment_values | {"strategy": {"name": "balanced-features", "aggregation": "pcgrad"}}
+    results = mtl.Experiment.of(**values).run().runs[0]["results"]
+    assert set(results["tasks"]) == {"mood", "rating", "places"}
 
 
 def test_gradnorm_by_hand():
