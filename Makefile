@@ -22,13 +22,14 @@ check: $(STAMP)
 # learn2learn; the results are appended to benchmarks/results.
 bench: $(STAMP)
 	@test -d "$(DATA)" || { echo "Say where the data are: make bench DATA=path/to/data" >&2; exit 1; }
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench,gradient]'
 	DATA="$(DATA)" $(BIN)/python benchmarks/loop_overhead.py
 	DATA="$(DATA)" $(BIN)/python benchmarks/hf_trainer.py
 	$(BIN)/python benchmarks/predict_heads.py
 	$(BIN)/python benchmarks/memory_tasks.py
 	$(BIN)/python benchmarks/bfloat16.py
 	$(BIN)/python benchmarks/meta.py
+	$(BIN)/python benchmarks/balancing.py
 	$(BIN)/python benchmarks/compare.py
 
 $(STAMP): pyproject.toml constraints.txt scripts/install.sh

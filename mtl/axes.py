@@ -19,6 +19,10 @@ NAMED = "cell"
 _LONGEST = 50
 
 
+#: The axis of held-out targets.
+ROTATION = "targets.tasks"
+
+
 class CompareConfig(BaseModel):
     """A grid. A key that is not in this table is an axis: a key of the experiment, with dots for inner keys, and its values.
 
@@ -87,7 +91,7 @@ class CompareConfig(BaseModel):
 
 def is_asked(axis: str) -> bool:
     """Tell whether an axis says what methods are asked, such as a split or the held-out targets, and not what they are."""
-    return axis.startswith("define.") or axis == "targets.tasks"
+    return axis.startswith("define.") or axis == ROTATION
 
 
 def asked_of(point: Mapping[str, Any]) -> list[str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mtl.axes import is_asked, label_of
+from mtl.axes import ROTATION, is_asked, label_of
 
 #: A run's results, as it has written them.
 Results = Mapping[str, Any]
@@ -24,12 +24,29 @@ class Column:
         runs: Their results.
         draws: What chance was in each.
         planned: How many there are to be; fewer are there if some have failed or have not run.
+        plain: What chance was in each apart from which targets were held out.
+        rotations: The held-out targets of each that is to be, where these are an axis.
     """
 
     label: str
     runs: list[Results]
     draws: list[Draw] = field(default_factory=list)
     planned: int = 0
+    plain: list[Draw] = field(default_factory=list)
+    rotations: list[tuple[str, ...]] = field(default_factory=list)
+
+    def planned_for(self, target: str) -> int:
+        """Return how many runs are to be asked a target."""
+        asked = sum(target in rotation for rotation in self.rotations)
+        return asked if self.rotations else self.planned or len(self.runs)
+
+    def draw_of(self, place: int, target: str) -> Draw:
+        """Return what chance was when a run was asked a target.
+
+        Which rotation it was is a draw only for targets of several.
+        """
+        several = len({rotation for rotation in self.rotations if target in rotation}) != 1
+        return self.draws[place] if several else self.plain[place]
 
     def values(self, task: str) -> list[float]:
         """Return the task's primary metric of each run that has it."""
@@ -50,8 +67,13 @@ def columns_of(points: Sequence[Mapping[str, Any]], results: Sequence[Results | 
         label = label_of(point) or (str(run["strategy"]) if run else "")
         planned[label] = planned.get(label, 0) + 1
         column = groups.setdefault(label, Column(label, []))
+        asked = {axis: value for axis, value in point.items() if is_asked(axis)}
+        rotation = asked.pop(ROTATION, None)
+        if rotation is not None:
+            column.rotations.append(tuple(rotation))
         if run is not None:
-            defined = ", ".join(str(value) for axis, value in point.items() if is_asked(axis))
+            seed, defined = int(run.get("seed", 0)), [str(value) for value in asked.values()]
             column.runs.append(run)
-            column.draws.append((defined, int(run.get("seed", 0))))
-    return [Column(column.label, column.runs, column.draws, planned[column.label]) for column in groups.values()]
+            column.plain.append((", ".join(defined), seed))
+            column.draws.append((", ".join([*defined, *([] if rotation is None else [" ".join(rotation)])]), seed))
+    return [replace(column, planned=planned[column.label]) for column in groups.values()]

@@ -48,6 +48,7 @@ class Method:
         adaptation: How targets were learned; empty for tasks that were trained.
         figures: Of each question.
         planned: Draws of chance that there are to be.
+        planned_for: The same for questions that only some of them are asked.
     """
 
     label: str
@@ -57,6 +58,7 @@ class Method:
     adaptation: str = ""
     figures: dict[Question, Figures] = field(default_factory=dict)
     planned: int = 0
+    planned_for: dict[Question, int] = field(default_factory=dict)
 
 
 def of_tasks(columns: Sequence[Column]) -> list[Method]:
@@ -77,10 +79,10 @@ def of_tasks(columns: Sequence[Column]) -> list[Method]:
 def of_targets(columns: Sequence[Column]) -> list[Method]:
     """Return what each column's models have of the targets, by each adaptation: a figure an episode."""
     found: dict[str, Method] = {}
-    several = len({label for column in columns for run in column.runs for label in _adaptations(run)}) > 1
     for column in columns:
+        several = len({label for run in column.runs for label in _adaptations(run)}) > 1
         planned = column.planned or len(column.runs)
-        for draw, run in zip(column.draws, column.runs, strict=True):
+        for place, run in enumerate(column.runs):
             for group, about in run["targets"].items():
                 model = group if len(run["targets"]) > 1 else ""
                 for target, by_adaptation in about["figures"].items():
@@ -92,7 +94,9 @@ def of_targets(columns: Sequence[Column]) -> list[Method]:
                         for shots, figures in by_shots.items():
                             up = about.get("higher_is_better", {}).get(target, True)
                             question = Question(target, int(shots), about["metric"][target], up)
+                            draw = column.draw_of(place, target)
                             method.figures.setdefault(question, {})[draw] = [float(value) for value in figures]
+                            method.planned_for[question] = column.planned_for(target)
     return list(found.values())
 
 

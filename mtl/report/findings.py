@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from mtl.compare.affinity import Matrix
 from mtl.compare.bootstrap import FEWEST_UNITS, Estimate
 from mtl.compare.budget import UNITS, Spent
-from mtl.compare.figures import Method
+from mtl.compare.figures import Method, Question
 from mtl.compare.findings import Findings
 from mtl.report.tables import Table, figure, signed
 
@@ -49,7 +49,7 @@ def score_table(findings: Findings, flagged: Mapping[str, bool]) -> Table:
         row = [question.name, f"{question.metric} {arrow}"]
         for method in findings.methods:
             found = findings.scores.get((question, method.label))
-            row.append("–" if found is None else _score(found) + _of(len(method.figures[question]), method))
+            row.append("–" if found is None else _score(found) + _of(len(method.figures[question]), method, question))
         rows.append(row)
     heads = ["question", "metric", *(_marked(method, flagged) for method in findings.methods)]
     notes = ["Mean, and 95 % interval by hierarchical bootstrap over seeds, or over the episodes of one seed."]
@@ -153,8 +153,9 @@ def _interval_of_percent(found: Estimate) -> str:
     return "" if math.isnan(found.low) else f" [{percent(found.low)}, {percent(found.high)}]"
 
 
-def _of(count: int, method: Method) -> str:
-    return "" if count == method.planned else f" ({count} of {method.planned})"
+def _of(count: int, method: Method, question: Question) -> str:
+    planned = method.planned_for.get(question, method.planned)
+    return "" if count == planned else f" ({count} of {planned})"
 
 
 def _marked(method: Method, flagged: Mapping[str, bool]) -> str:

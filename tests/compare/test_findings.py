@@ -174,3 +174,44 @@ def test_a_level_in_words(p, text):
 @pytest.mark.parametrize(("share", "text"), [(0.0123, "+1.2 %"), (-0.05, "−5.0 %"), (math.nan, "–")])
 def test_a_share_in_words(share, text):
     assert percent(share) == text
+
+
+def rotated(figures):
+    """Points and results of methods on rotations of held-out targets: method → rotation → figure of each episode."""
+    points, results = [], []
+    for method, by_rotation in figures.items():
+        for rotation, values in by_rotation.items():
+            targets = {method: {target: {"prototype": {"5": values}} for target in rotation}}
+            points.append({"targets.tasks": list(rotation), "strategy": method})
+            results.append(run(method, targets=targets))
+    return points, results
+
+
+def test_rotations_of_held_out_targets_are_questions_to_one_method():
+    points, results = rotated(
+        {
+            "none": {("a", "b"): [0.4, 0.5], ("c",): [0.6, 0.7]},
+            "joint": {("a", "b"): [0.5, 0.6], ("c",): [0.7, 0.8]},
+        }
+    )
+    methods = of_targets(columns_of(points, results))
+    assert [method.label for method in methods] == ["none", "joint"]
+    found = find("Transfer", methods, "none")
+    assert [question.task for question in found.questions] == ["a", "b", "c"]
+    assert all(each.gain.mean == pytest.approx(0.1) for each in found.differences.values())
+    assert found.overall["joint"].delta_m.mean == pytest.approx((0.1 / 0.45 + 0.1 / 0.45 + 0.1 / 0.65) / 3)
+    assert all(method.planned_for[question] == 1 for method in methods for question in method.figures)
+
+
+def test_a_target_of_two_rotations_is_paired_by_rotation():
+    points, results = rotated(
+        {
+            "none": {("a", "b"): [0.4], ("a", "c"): [0.8]},
+            "joint": {("a", "b"): [0.5], ("a", "c"): [0.7]},
+        }
+    )
+    none, joint = of_targets(columns_of(points, results))
+    (question,) = [each for each in none.figures if each.task == "a"]
+    assert none.figures[question] == {("a b", 0): [0.4], ("a c", 0): [0.8]}
+    assert joint.figures[question] == {("a b", 0): [0.5], ("a c", 0): [0.7]}
+    assert none.planned_for[question] == 2

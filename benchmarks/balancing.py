@@ -1,0 +1,115 @@
+"""What balancing of gradients costs: a step of ``balanced`` with each method beside one of plain ``joint``.
+
+Measured: seconds of ``fill_gradients`` and FLOPs (``torch.utils.flop_counter``), for 2, 4 and 8 classifications with rows
+of their own, 32 rows in all, messages of the bundled corpus, MiniLM, embeddings frozen, no dropout, float32.
+Against: plain joint training on the same rows. Its batch holds all tasks at once, in one pass; a balanced step has a
+pass for each task, and so smaller products of matrices.
+How: all sides in turn in one process after a warm-up; ratios between neighbours in time. Targets: at most 1.05 times the FLOPs
+of the joint step and 1.35 times its time, with 8 tasks, for the methods that need no pass more.
+
+    python benchmarks/balancing.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import measuring
+import torch
+from measuring import Spread
+from torch.utils.flop_counter import FlopCounterMode
+
+from mtl.components import Builder
+from mtl.config import Choice, EncoderConfig
+from mtl.data.batches import Batch, collate
+from mtl.model.encoder import load_encoder
+from mtl.model.inference import TaskData
+from mtl.plugins import Plugins, load_plugins
+from mtl.training.strategy import Strategy
+from mtl.training.weighting import TaskLoss
+
+ROWS = 32
+
+
+def make_tasks(plugins: Plugins, encoder: Any, count: int) -> dict[str, TaskData]:
+    """Return classifications of the corpus's messages by what they are about; they differ in their rows."""
+    data = {}
+    for number in range(count):
+        task = plugins.tasks.get("helpdesk/intent").model_copy(update={"name": f"task{number}"})
+        data[task.name] = measuring.load_task(task, plugins, encoder)
+    return data
+
+
+def draws_of(data: Mapping[str, TaskData]) -> tuple[list[Batch], list[Batch]]:
+    """Return one batch of all tasks, and a batch for each; of the same rows."""
+    each = ROWS // len(data)
+    features = {name: task.splits["train"] for name, task in data.items()}
+    kinds = {name: task.kind for name, task in data.items()}
+    rows = {name: range(number * each, (number + 1) * each) for number, name in enumerate(data)}
+    return [collate(rows, features, kinds)], [collate({name: own}, features, kinds) for name, own in rows.items()]
+
+
+def make_strategy(plugins: Plugins, choice: Choice, model: Any, data: Mapping[str, TaskData]) -> Strategy:
+    """Return a strategy that is ready to make a step."""
+    build = Builder(plugins)
+    strategy: Strategy = build("strategy", choice)
+    strategy.setup([TaskLoss(name, 1.0, task.kind.likelihood_factor) for name, task in data.items()], build)
+    strategy.prepare(model)
+    return strategy
+
+
+def main() -> None:
+    parser = measuring.parser(__doc__)
+    parser.add_argument("--tasks", type=int, nargs="+", default=[2, 4, 8], help="numbers of tasks")
+    parser.add_argument("--methods", nargs="+", help="aggregations. Default: all that are registered")
+    parser.set_defaults(repeats=5)
+    options = parser.parse_args()
+    torch.set_num_threads(measuring.THREADS)
+    plugins = load_plugins()
+    methods = options.methods or list(plugins.aggregations)
+    place = plugins.encoders.get("minilm")()
+    rows: dict[str, list[str]] = {name: [name] for name in ("joint", *methods, "mgda on features")}
+    figures: dict[str, Any] = {}
+    for count in options.tasks:
+        encoder = load_encoder(EncoderConfig(name="minilm", freeze="embeddings", dropout=0.0), place, attention="sdpa")
+        data = make_tasks(plugins, encoder, count)
+        model = measuring.make_model(encoder, data, 0)
+        mixed, apart = draws_of(data)
+        choices = {name: Choice(name="balanced", aggregation=name) for name in methods}
+        choices["mgda on features"] = Choice(name="balanced-features", aggregation="mgda")
+        sides: dict[str, Callable[[int], float]] = {}
+        flops: dict[str, int] = {}
+        for name, choice in {"joint": Choice(name="joint"), **choices}.items():
+            strategy = make_strategy(plugins, choice, model, data)
+            draw = mixed if name == "joint" else apart
+            with FlopCounterMode(display=False) as counter:
+                step(strategy, model, draw)
+            flops[name] = int(counter.get_total_flops())
+            sides[name] = partial(_timed, strategy, model, draw)
+        seconds = measuring.interleave(sides, options.repeats)
+        for name, times in seconds.items():
+            ratio = Spread.of([mine / base for mine, base in zip(times, seconds["joint"], strict=True)])
+            shown = f"{1000 * Spread.of(times).median:.0f} ms" if name == "joint" else ratio.show()
+            rows[name] += [shown, f"{flops[name] / flops['joint']:.2f}"]
+        figures[str(count)] = {"seconds": seconds, "flops": flops}
+    columns = ["method", *(f"{what}, {count} tasks" for count in options.tasks for what in ("time", "FLOPs"))]
+    measuring.publish("balancing", options, measuring.table(columns, list(rows.values())), figures)
+
+
+def _timed(strategy: Strategy, model: Any, draw: list[Batch], number: int) -> float:
+    return step(strategy, model, draw)
+
+
+def step(strategy: Strategy, model: Any, draw: list[Batch]) -> float:
+    """Return the seconds of one step's gradients, with what the method does after it."""
+    model.zero_grad(set_to_none=True)
+    with measuring.stopwatch() as clock:
+        report = strategy.fill_gradients(model, draw)
+        strategy.end_step(report, 0.5)
+    return clock["wall"]
+
+
+if __name__ == "__main__":
+    main()
