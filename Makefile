@@ -29,6 +29,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/memory_tasks.py
 	$(BIN)/python benchmarks/bfloat16.py
 	$(BIN)/python benchmarks/meta.py
+	$(BIN)/python benchmarks/kept_states.py
 	$(BIN)/python benchmarks/balancing.py
 	$(BIN)/python benchmarks/compare.py
 

@@ -144,7 +144,7 @@ class Run:
         learned = (*targets, *validation)
         data = {task.name: self._load(task, encoder.tokenizer, task in learned) for task in (*sources, *learned)}
         check_fingerprints(self.folder, data)
-        if config.encoder.cache:
+        if encoder.frozen_depth:
             self.display.say("running texts through the frozen layers")
             for features in (split for task in data.values() for split in task.splits.values()):
                 keep(encoder, features)

@@ -44,6 +44,9 @@ class Encoder(nn.Module):
         tokenizer: Its tokenizer.
         pooling: How a sequence becomes one vector.
         precision: ``bf16`` computes in bfloat16 by autocast; parameters and what comes out stay float32.
+
+    Attributes:
+        frozen_depth: How many layers are frozen, where what leaves them is kept; else 0.
     """
 
     def __init__(
