@@ -21,20 +21,25 @@ class Line:
         target: What was checked: ``kind 'count'``.
         check: What it should do.
         failure: What it does instead and what to do about it; empty if it passed.
+        unsaid: Why nothing can be said; empty if something can.
     """
 
     target: str
     check: str
     failure: str = ""
+    unsaid: str = ""
 
     def __str__(self) -> str:
-        return f"{'fail' if self.failure else 'pass'}  {self.target}: {self.check}" + (
-            f". {self.failure}" if self.failure else ""
-        )
+        word = "fail" if self.failure else "skip" if self.unsaid else "pass"
+        return ". ".join(filter(None, [f"{word}  {self.target}: {self.check}", self.failure, self.unsaid]))
 
 
 class Broken(Exception):  # noqa: N818  # the message is the advice
     """Raised by a check that does not hold."""
+
+
+class Unsaid(Exception):  # noqa: N818  # no fault
+    """Raised by a check that cannot tell; its message says why."""
 
 
 class _Reached(BaseException):
@@ -64,12 +69,14 @@ def run(target: str, checks: Checks) -> Iterator[Line]:
     """Make every check. What cannot even begin after a failure of the first is not made."""
     reached = False
     for place, (name, check) in enumerate(checks):
-        failure = ""
+        failure = unsaid = ""
         try:
             with without_network():
                 check()
         except Broken as error:
             failure = str(error)
+        except Unsaid as error:
+            unsaid = str(error)
         except _Reached:
             reached = True
             continue
@@ -77,7 +84,7 @@ def run(target: str, checks: Checks) -> Iterator[Line]:
             failure = str(error)
         except Exception as error:  # a plugin may raise anything
             failure = f"It raises {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        yield Line(target, name, failure)
+        yield Line(target, name, failure, unsaid)
         if failure and place == 0:
             return
     advice = "It was reached for. Read data from files, and let the encoder be loaded by mtl." if reached else ""

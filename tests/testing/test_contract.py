@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+import mtl
 from mtl.cli import main
 from mtl.errors import UnknownNameError
 from mtl.plugins import load_plugins
 from mtl.testing import assert_keeps_contract, check
-from mtl.testing.contract import Broken, run
+from mtl.testing.contract import Broken, Unsaid, run
+from mtl_tasks.ranking import Ranking
 
 BROKEN = Path(__file__).with_name("broken.py")
 FAILURES = {
@@ -85,6 +87,23 @@ def test_whatever_is_raised_becomes_a_line():
     assert lines[1].failure == "It raises ZeroDivisionError: division by zero"
 
 
+def test_a_check_that_cannot_tell_is_skipped_with_its_reason():
+    def cannot():
+        raise Unsaid("Nothing was learned.")
+
+    (line, _) = run("kind 'x'", [("learns", cannot)])
+    assert str(line) == "skip  kind 'x': learns. Nothing was learned."
+
+
+def test_a_loss_that_couples_rows_is_not_said_to_be_a_mean():
+    task = mtl.Task(name="reply", kind="ranking", data=Ranking.sample()["data"], options={"negatives": "batch"})
+    plugins = load_plugins()
+    plugins.tasks.register("reply", task, origin="a test")
+    lines = {line.check: str(line) for line in check("reply", plugins)}
+    assert lines["the loss is a mean per predicted unit"].startswith("skip  task 'reply'")
+    assert not any(text.startswith("fail") for text in lines.values())
+
+
 def test_the_network_is_there_again_after_a_check():
     before = socket.socket.connect
     list(run("kind 'x'", [("reads", lambda: None)]))
@@ -101,4 +120,4 @@ def test_the_command_prints_a_line_each_and_exits_with_1_if_one_fails(monkeypatc
     with pytest.raises(SystemExit, match="1"):
         main()
     found = json.loads(capsys.readouterr().out)
-    assert [line["check"] for line in found if not line["passed"]] == ["the loss is a mean per predicted unit"]
+    assert [line["check"] for line in found if line["failure"]] == ["the loss is a mean per predicted unit"]
