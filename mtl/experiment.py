@@ -12,7 +12,7 @@ from mtl.config import Choice, ExperimentConfig, load_config, validate
 from mtl.errors import CheckpointError, GridError
 from mtl.files import write_json
 from mtl.grid.cell import Cell
-from mtl.grid.comparable import check_declared, check_rows
+from mtl.grid.comparable import check_baseline, check_declared, check_rows
 from mtl.grid.plan import plan
 from mtl.plugins import Plugins, load_plugins
 from mtl.results import read_results
@@ -102,6 +102,7 @@ class Experiment:
         for cell in cells:
             Run(cell.config, self.load_plugins(), cell.folder, Quiet()).check()
         check_declared(cells)
+        check_baseline(cells, self.config.compare.baseline)
         return cells
 
     def compare(self, backend: Choice | None = None, jobs: int | None = None, watch: Any = None) -> Finished:

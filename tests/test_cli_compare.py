@@ -112,6 +112,7 @@ def test_a_baseline_that_is_not_among_the_cells_is_told_of(call, file):
     assert code == 2
     assert "compare.baseline: there is no 'nothing'." in err
     assert "There are: joint." in err
+    assert not list(file.parent.glob("**/results.json"))  # known before anything is run
 
 
 def test_cells_with_other_test_rows_are_refused_before_they_run(fails, write_experiment, file, tmp_path):

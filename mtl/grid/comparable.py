@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mtl.axes import is_asked
-from mtl.errors import CheckpointError, GridError
+from mtl.axes import is_asked, label_of
+from mtl.errors import CheckpointError, GridError, did_you_mean
 from mtl.files import read_json
 from mtl.grid.cell import Cell
 
@@ -22,6 +22,19 @@ def check_declared(cells: Sequence[Cell]) -> None:
         GridError: If not; names two cells and what differs.
     """
     _check_alike(cells, _declared, "is declared in two ways")
+
+
+def check_baseline(cells: Sequence[Cell], wanted: str | None) -> None:
+    """Check that the baseline that is asked for can be among the methods, before hours of work.
+
+    Raises:
+        GridError: If no cell has its label, or one that it goes on from: ``single: mood`` is a model of ``single``.
+    """
+    labels = list(dict.fromkeys(label_of(cell.point) or cell.config.strategy.name for cell in cells))
+    if wanted is None or any(wanted == label or wanted.startswith((f"{label}:", f"{label},")) for label in labels):
+        return
+    said = [f"compare.baseline: there is no {wanted!r}.", did_you_mean(wanted, labels), f"There are: {', '.join(labels)}."]
+    raise GridError(" ".join(filter(None, said)))
 
 
 def check_rows(cells: Sequence[Cell]) -> None:
