@@ -66,6 +66,8 @@ class EncoderConfig(Frozen):
         precision: ``bf16`` computes the encoder in bfloat16 by autocast, parameters staying float32; ``auto`` does so
             where the processor has it.
         dropout: Overrides the encoder's own dropout.
+        token_dropout: Share of tokens that are hidden at random in training: nothing attends to them, and they are not pooled
+            (word dropout; Iyyer et al. 2015, "Deep Unordered Composition", ACL).
         cache: Gigabytes on disk that may hold what leaves the frozen layers of this encoder, so that every text goes through
             them once, whatever run or process asks; they have no dropout then. 0: nothing is kept.
         lora: Rank of low-rank updates that are put into the attention layers (Hu et al. 2022, arXiv:2106.09685), for
@@ -80,6 +82,7 @@ class EncoderConfig(Frozen):
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    token_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     cache: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     lora: Annotated[int, Field(ge=1, le=1024)] | None = None
 

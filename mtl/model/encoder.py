@@ -44,6 +44,7 @@ class Encoder(nn.Module):
         tokenizer: Its tokenizer.
         pooling: How a sequence becomes one vector.
         precision: ``bf16`` computes in bfloat16 by autocast; parameters and what comes out stay float32.
+        token_dropout: Share of tokens that are hidden in training.
 
     Attributes:
         frozen_depth: How many layers are frozen, where what leaves them is kept; else 0.
@@ -55,12 +56,14 @@ class Encoder(nn.Module):
         tokenizer: Tokenizer,
         pooling: Literal["mean", "cls", "max"],
         precision: Precision = "fp32",
+        token_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.tokenizer = tokenizer
         self.pooling = pooling
         self.precision = precision
+        self.token_dropout = token_dropout
         self._kept: KeptStates | None = None
         self._frozen: list[tuple[nn.Module, str, nn.Parameter]] = []
         self.frozen_depth = 0
@@ -86,6 +89,8 @@ class Encoder(nn.Module):
         mask = inputs["attention_mask"]
         if states is None:
             states, depth = self._kept_of(inputs), self.frozen_depth
+        seen = self._hide(mask)
+        inputs = {**inputs, "attention_mask": seen}
         if states is None or depth < len(self.layers()):
             groups = groups_by_length(mask)
             if groups is None:
@@ -99,7 +104,15 @@ class Encoder(nn.Module):
                 order = torch.cat([rows for rows, _ in groups]).argsort()
                 states = torch.cat(padded)[order]
         embeddings: Tensor = self.backbone.get_input_embeddings().weight
-        return Encoded(states, mask, POOLING[self.pooling](states, mask), embeddings=embeddings)
+        return Encoded(states, mask, POOLING[self.pooling](states, seen), embeddings=embeddings)
+
+    def _hide(self, mask: Tensor) -> Tensor:
+        """Return a mask without the tokens that are hidden this time; the first is never among them."""
+        if not (self.training and self.token_dropout):
+            return mask
+        kept = torch.rand(mask.shape, device=mask.device) >= self.token_dropout
+        kept[:, 0] = True
+        return mask * kept
 
     def trunk(self, inputs: Mapping[str, Tensor], depth: int) -> Tensor:
         """Return the states that enter layer ``depth``, or leave the last one, ``[sequences, tokens, hidden]``."""
@@ -284,7 +297,7 @@ class Encoder(nn.Module):
 
     def copy(self) -> Encoder:
         """Return an encoder with weights of its own and the same tokenizer."""
-        return Encoder(copy.deepcopy(self.backbone), self.tokenizer, self.pooling, self.precision)
+        return Encoder(copy.deepcopy(self.backbone), self.tokenizer, self.pooling, self.precision, self.token_dropout)
 
     def save(self, folder: Path) -> None:
         """Write weights, configuration and tokenizer in the Hub's layout; LoRA weights have a file of their own."""
@@ -361,7 +374,7 @@ def load_encoder(
         raise EncoderError(f"encoder.max_length is {config.max_length}, but {config.name!r} reads at most {limit} tokens.")
     segments = "token_type_ids" in inspect.signature(backbone.forward).parameters
     reader = Tokenizer(tokenizer, config.max_length, cache, segments=segments)
-    encoder = Encoder(backbone, reader, config.pooling, config.precision)
+    encoder = Encoder(backbone, reader, config.pooling, config.precision, config.token_dropout)
     encoder.freeze(config.freeze)
     if config.lora:
         encoder.add_lora(config.lora, Path(place) / LORA_FILE if local else None)

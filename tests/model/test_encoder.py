@@ -304,3 +304,25 @@ def test_a_trunk_leaves_bfloat16_behind():
     encoder = small("Bert")
     encoder.precision = "bf16"
     assert encoder.trunk(ragged([4, 3]), 1).dtype is torch.float32
+
+
+def test_hidden_tokens_are_not_attended_to_and_not_pooled(encoder_folder):
+    encoder = load(encoder_folder, dropout=0.0, token_dropout=0.5).train()
+    inputs = dict(encoder.tokenizer.backend(["the cat sat on the mat", "bob ran"], return_tensors="pt", padding=True))
+    torch.manual_seed(3)
+    kept = torch.rand(inputs["attention_mask"].shape) >= 0.5
+    kept[:, 0] = True
+    torch.manual_seed(3)
+    hidden = encoder(inputs)
+    expected = encoder.eval()({**inputs, "attention_mask": inputs["attention_mask"] * kept})
+    assert_close(hidden.pooled, expected.pooled)
+    assert torch.equal(hidden.mask, inputs["attention_mask"])  # heads on tokens have one for each
+    torch.manual_seed(4)
+    assert not torch.allclose(encoder.train()(inputs).pooled, hidden.pooled)
+    assert torch.equal(encoder.eval()(inputs).pooled, load(encoder_folder, dropout=0.0).eval()(inputs).pooled)
+
+
+def test_the_first_token_is_never_hidden(encoder_folder):
+    encoder = load(encoder_folder, dropout=0.0, token_dropout=0.99).train()
+    inputs = dict(encoder.tokenizer.backend(["bob", "anna"], return_tensors="pt"))
+    assert torch.isfinite(encoder(inputs).pooled).all()
