@@ -63,7 +63,7 @@ class TransferEvaluator:
     """Evaluates an encoder in training by transfer to tasks that are not trained: meta-validation.
 
     Args:
-        targets: Validation tasks, each with its pool and episodes.
+        targets: Validation tasks, each with its pool and episodes; once for each number of shots.
         size: Rows of an encoder pass.
     """
 
@@ -72,15 +72,18 @@ class TransferEvaluator:
         self._trivial = {data.name: trivial_of(data, pool) for data, pool, _ in targets}
 
     def __call__(self, encoder: Encoder, adaptation: Adaptation) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
-        """Return the metric of each task, and its skill."""
-        metrics, skills = {}, {}
+        """Return the metric of each task, the mean over numbers of shots, and its skill."""
+        means: dict[str, list[float]] = {}
+        kinds = {data.name: data.kind for data, _, _ in self._targets}
         for data, pool, episodes in self._targets:
             space = Space(encoder, data, pool, size=self._size)
             figures = [measure(space, episode, adaptation) for episode in episodes]
-            mean = sum(figures) / len(figures)
-            metric = data.kind.primary_metric
-            metrics[data.name] = {metric.name: mean}
-            skills[data.name] = metric.skill(mean, self._trivial[data.name])
+            means.setdefault(data.name, []).append(sum(figures) / len(figures))
+        metrics, skills = {}, {}
+        for name, found in means.items():
+            mean, metric = sum(found) / len(found), kinds[name].primary_metric
+            metrics[name] = {metric.name: mean}
+            skills[name] = metric.skill(mean, self._trivial[name])
         return metrics, skills
 
 

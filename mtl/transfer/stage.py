@@ -156,7 +156,7 @@ class Stage:
         else:
             return source_evaluator(self.config, self.build, sources)
         inner = TransferEvaluator(looked_at, self.config.batch.evaluation_size)
-        return lambda model, trained: inner(model.encoder, self.adaptation(config.adaptation[0], trained))
+        return lambda model, trained: inner(model.encoder, self.adaptation(next(iter(self._choices(trained).values())), trained))
 
     def adaptation(self, choice: Choice, strategy: Strategy) -> Adaptation:
         """Make an adaptation; ``inner-loop`` is the strategy's own."""

@@ -7,7 +7,7 @@ import torch
 from toys import load, load_tiny, pool_of, topic_splits
 
 from mtl.data.episodes import EpisodeRows
-from mtl.transfer.measure import transfer
+from mtl.transfer.measure import TransferEvaluator, transfer
 from mtl.transfer.protocol import Manifest
 from mtl.transfer.space import Space
 
@@ -44,6 +44,15 @@ def test_confusion_is_that_of_the_most_shots_over_all_episodes(space):
     # All answers of the first episode are cat, of the second bob; asked were cat, dog, dog and bob, bob, dog.
     assert looked_at["confusion_matrix"] == {"labels": ["bob", "cat", "dog"], "counts": [[2, 0, 0], [0, 1, 0], [1, 2, 0]]}
     assert "roc_curve" not in looked_at  # the episodes have not the same classes
+
+
+def test_meta_validation_is_a_mean_over_numbers_of_shots(space):
+    right = [EpisodeRows("topic", (1, 2), (0, 1), (3,))]  # a cat: all answers are cat
+    wrong = [EpisodeRows("topic", (1, 2), (0, 1), (4, 7))]  # two dogs
+    look = TransferEvaluator([(space.target, space.pool, right), (space.target, space.pool, wrong)], size=8)
+    metrics, skills = look(space.encoder, FirstClass())
+    assert metrics == {"topic": {"accuracy": 0.5}}
+    assert skills["topic"] == pytest.approx((0.5 - 1 / 3) / (1 - 1 / 3))
 
 
 def test_curves_are_drawn_where_all_episodes_have_the_same_classes(space):

@@ -280,6 +280,12 @@ def test_weights_are_chosen_by_transfer_to_validation_tasks(values):
     assert 0 <= looks[0]["other"]["accuracy"] <= 1
 
 
+def test_what_has_practised_nothing_is_looked_at_by_nearest_prototypes(values):
+    values["targets"] |= {"validation": ["other"], "adaptation": "inner-loop", "baselines": [], "validation_episodes": 2}
+    (run,) = mtl.Experiment.of(**{**values, "tasks": [MOOD, TOPIC, OTHER]}, strategy="joint").run().runs
+    assert list(run["results"]["targets"]["joint"]["figures"]["topic"]) == ["prototype"]
+
+
 def test_without_validation_tasks_an_episodic_strategy_is_looked_at_by_transfer_to_its_sources(encoder, values, tmp_path):
     stage = make_stage(values, tmp_path)
     sources = {"mood": load(encoder, MOODS, name="mood")}
