@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,5 +21,18 @@ class Loky(mtl.Backend):
     def connect(self, jobs: int | None, threads: int) -> Iterator[None]:
         from joblib import parallel_config
 
-        with parallel_config("loky", n_jobs=jobs or jobs_that_fit(threads), inner_max_num_threads=threads):
+        count = jobs or jobs_that_fit(threads)
+        begun = {"initializer": end_with, "initargs": (os.getpid(),)} if count > 1 else {}
+        with parallel_config("loky", n_jobs=count, inner_max_num_threads=threads, **begun):
             yield
+
+
+def end_with(parent: int) -> None:
+    """Let this process end with the one that has started it, which may be killed: its cells go on when the grid does."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -134,3 +134,44 @@ def test_a_ray_cluster_that_is_not_there_is_told_of(values):
     pytest.importorskip("ray")
     with pytest.raises(GridError, match=r"The Ray cluster at 127\.0\.0\.1:9 cannot be reached"):
         mtl.Experiment.of(**values, name="nowhere").compare(Choice(name="ray", address="127.0.0.1:9"))
+
+
+ORPHANS = """
+import os, sys, time
+from joblib import Parallel, delayed
+from mtl_plugins.loky import Loky
+
+def wait(folder):
+    open(f"{folder}/{os.getpid()}", "w").close()
+    time.sleep(120)
+
+if __name__ == "__main__":
+    with Loky().connect(2, 1):
+        Parallel(batch_size=1, pre_dispatch="n_jobs")(delayed(wait)(sys.argv[1]) for _ in range(2))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+def test_the_processes_of_a_killed_grid_end_with_it(tmp_path):
+    (tmp_path / "orphans.py").write_text(ORPHANS)
+    (tmp_path / "begun").mkdir()
+    grid = subprocess.Popen([sys.executable, tmp_path / "orphans.py", tmp_path / "begun"], stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while len(list((tmp_path / "begun").iterdir())) < 2 and time.monotonic() < until:
+        time.sleep(0.2)
+    workers = [Path("/proc") / path.name for path in (tmp_path / "begun").iterdir()]
+    assert len(workers) == 2
+    grid.kill()
+    grid.wait()
+    until = time.monotonic() + 20
+    while any(map(lives, workers)) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert not any(map(lives, workers))
+
+
+def lives(process):
+    """Whether a process is there and has not ended: nobody may have asked yet how it did."""
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
