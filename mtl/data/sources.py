@@ -181,12 +181,25 @@ def _read_file(path: Path) -> _Table:
     with _explained(str(path), lambda: _first_bad_line(path, form)):
         _check_encoding(path, form)
         try:
-            dataset = load_dataset(form, data_files=str(path), split="train", **options)
+            with _uncounted():
+                dataset = load_dataset(form, data_files=str(path), split="train", **options)
         except ValueError as error:
             if "no data" not in str(error):
                 raise
             dataset = Dataset.from_dict({})  # a header alone, or blank lines
     return _Table(dataset, str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+@contextmanager
+def _uncounted() -> Iterator[None]:
+    """Read without telling the Hub: `datasets` counts there how often its own reader of a local file is used."""
+    from datasets import config
+
+    counting, config.HF_UPDATE_DOWNLOAD_COUNTS = config.HF_UPDATE_DOWNLOAD_COUNTS, False
+    try:
+        yield
+    finally:
+        config.HF_UPDATE_DOWNLOAD_COUNTS = counting
 
 
 @contextmanager

@@ -3,8 +3,12 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
+import subprocess
+import sys
 
 import pytest
+from conftest import ROOT
 
 from mtl.data.sources import _named_labels, load_splits
 from mtl.errors import DataError
@@ -246,3 +250,30 @@ def test_a_csv_cell_that_spells_na_or_none_stays_a_text(tmp_path):
     task = Task(name="t", kind="classification", data=dict.fromkeys(("train", "validation", "test"), "rows.csv"))
     rows = load_splits(task, {"text": True, "label": True}, tmp_path)
     assert set(rows["train"]["label"]) == {"NA", "None", "null"}
+
+
+REACHING = """
+import socket, sys
+from pathlib import Path
+
+def refuse(*arguments, **options):
+    print("reached")
+    raise OSError
+
+socket.socket.connect = socket.getaddrinfo = refuse
+import mtl
+from mtl.data.sources import load_splits
+
+load_splits(mtl.Task(name="mood", kind="classification", data=sys.argv[1]), {"text": True, "label": True}, Path.cwd())
+print("read")
+"""
+
+
+def test_reading_a_local_file_reaches_for_no_network(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"text": "row {number}", "label": "a"}}\n' for number in range(20)))
+    surroundings = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    surroundings["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "plugins"), str(ROOT / "tasks")])
+    surroundings["HF_HOME"] = str(tmp_path / "hf")
+    ended = subprocess.run([sys.executable, "-c", REACHING, path], env=surroundings, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["read"]
