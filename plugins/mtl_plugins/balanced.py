@@ -100,13 +100,11 @@ class Balanced(mtl.Strategy):
             name = next(iter(batch.parts))
             loss = model.loss(name, model(batch)[name], batch)
             head = [parameter for parameter in model.head(name).parameters() if parameter.requires_grad]
-            wanted = [*self._balanced, *self._rest, *head]
-            found = torch.autograd.grad(self._weights[name] * loss, wanted, allow_unused=True)
-            _flatten(found[: len(self._balanced)], self._balanced, jacobian[place])
+            others, count = [*self._rest, *head], len(self._balanced)
+            found = torch.autograd.grad(self._weights[name] * loss, [*self._balanced, *others], allow_unused=True)
+            _flatten(found[:count], self._balanced, jacobian[place])
             shares = [batch.rows / rows] * len(self._rest) + [1.0] * len(head)
-            for parameter, gradient, share in zip(
-                wanted[len(self._balanced) :], found[len(self._balanced) :], shares, strict=True
-            ):
+            for parameter, gradient, share in zip(others, found[count:], shares, strict=True):
                 add_gradient(parameter, gradient, share)
             losses.append(self._weights[name] * loss.detach())
             report.losses[name] = loss.detach()
