@@ -22,7 +22,7 @@ check: $(STAMP)
 # learn2learn; the results are appended to benchmarks/results.
 bench: $(STAMP)
 	@test -d "$(DATA)" || { echo "Say where the data are: make bench DATA=path/to/data" >&2; exit 1; }
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench,gradient]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	DATA="$(DATA)" $(BIN)/python benchmarks/loop_overhead.py
 	DATA="$(DATA)" $(BIN)/python benchmarks/hf_trainer.py
 	$(BIN)/python benchmarks/predict_heads.py
@@ -41,9 +41,9 @@ $(STAMP): pyproject.toml constraints.txt scripts/install.sh
 learn2learn: $(STAMP)
 	sh scripts/install_learn2learn.sh $(BIN)
 
-# What tests use where it is there: Dask, Ray, the trackers, TorchJD with its solvers. They are large, so not everybody's.
+# What tests of grids use where it is there: Dask, Ray and the trackers. They are large, so not everybody's.
 clusters: $(STAMP)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dask,ray,tensorboard,wandb,mlflow,gradient]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dask,ray,tensorboard,wandb,mlflow]'
 
 # The browser that the page is tested in.
 browser:

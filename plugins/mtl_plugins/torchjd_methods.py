@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -29,7 +30,8 @@ class _FromTorchJD(Aggregation):
         try:
             self._made: Any = getattr(import_module(self.home), self.made)(**self.options(len(tasks)))
         except ImportError as error:
-            raise MissingExtraError("torchjd", extra="gradient") from error
+            missing = "torchjd" if find_spec("torchjd") is None else f"what TorchJD's {self.made} solves with"
+            raise MissingExtraError(missing, extra="gradient") from error
 
     def options(self, tasks: int) -> dict[str, Any]:
         """Return what it is made with."""
