@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -50,6 +51,17 @@ def make_encoder(folder: Path, *, hidden: int = 32, layers: int = 2, dropout: fl
     )
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     return folder
+
+
+def smaller(example: Path, folder: Path, max_rows: dict[str, int], **targets: Any) -> Path:
+    """Write an example with fewer rows of every task, and with other keys of its targets."""
+    values = yaml.safe_load(example.read_text())
+    for task in values["tasks"]:
+        task["max_rows"] = max_rows
+    values["targets"] |= targets
+    path = folder / example.name
+    path.write_text(yaml.safe_dump(values))
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from torch import nn
 
 from mtl.errors import ConfigError
 from mtl.model.encoder import Encoder
+from mtl.model.lora import LORA
 
 #: ``head``: the encoder stays as it is; N: its last N layers; ``norms-and-biases``: LayerNorms and biases of all layers
 #: (as Ben Zaken et al. 2022, BitFit, arXiv:2106.10199, with the norms); ``lora``: low-rank updates of the attention;
@@ -55,7 +56,7 @@ def scope_of(encoder: Encoder, adapted: Adapted, *, embeddings: bool = False, la
     below = {id(parameter) for layer in layers[:depth] for parameter in layer.parameters()}
     named = dict(encoder.named_parameters())
     if adapted == "lora":
-        names = {name for name in named if "lora_" in name}
+        names = {name for name in named if LORA in name}
         if not names:
             raise ConfigError("adapt: lora needs LoRA weights in the encoder: set encoder.lora to their rank, for example 8.")
         return Scope(frozenset(names), 0)

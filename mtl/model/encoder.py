@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mtl.config import EncoderConfig
@@ -21,11 +21,11 @@ from mtl.errors import ConfigError, EncoderError, did_you_mean
 from mtl.files import write_atomic
 from mtl.model.encoded import POOLING, Encoded, groups_by_length
 from mtl.model.kept_states import KeptStates, key_of
+from mtl.model.lora import LORA_FILE, add_lora, without_lora
 from mtl.model.precision import Precision, computing, in_bfloat16, round_shape
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 _LOG = logging.getLogger(__name__)
-_LORA, LORA_FILE = "lora_", "lora.safetensors"
 
 
 class _Reached(Exception):  # noqa: N818  # not an error
@@ -268,44 +268,15 @@ class Encoder(nn.Module):
         except (EncoderError, StopIteration):
             return [self.backbone]
 
-    def add_lora(self, rank: int, weights: Path | None = None) -> None:
-        """Put low-rank updates into the attention layers; they change nothing until they are trained.
-
-        Args:
-            rank: Their rank; they are scaled by 1.
-            weights: A file of weights that :meth:`save` wrote.
-
-        Raises:
-            EncoderError: If `peft` is not installed, or does not know the architecture.
-        """
-        trained = {id(parameter) for parameter in self.backbone.parameters() if parameter.requires_grad}
-        try:
-            from peft import LoraConfig, inject_adapter_in_model
-
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(rank)  # the same start in every run
-                inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank), self.backbone)
-        except ImportError as error:
-            raise EncoderError("encoder.lora needs the package peft: pip install 'mtl[lora]'.") from error
-        except ValueError as error:
-            name = type(self.backbone).__name__
-            raise EncoderError(f"encoder.lora: peft does not know where to put LoRA weights in a {name}.") from error
-        for name, parameter in self.backbone.named_parameters():
-            parameter.requires_grad_(_LORA in name or id(parameter) in trained)
-        if weights is not None and weights.is_file():
-            self.backbone.load_state_dict(load_file(weights), strict=False)
-
     def copy(self) -> Encoder:
         """Return an encoder with weights of its own and the same tokenizer."""
         return Encoder(copy.deepcopy(self.backbone), self.tokenizer, self.pooling, self.precision, self.token_dropout)
 
     def save(self, folder: Path) -> None:
         """Write weights, configuration and tokenizer in the Hub's layout; LoRA weights have a file of their own."""
-        state = self.backbone.state_dict()
-        if any(_LORA in name for name in state):
-            own = {name: value.detach().cpu().contiguous() for name, value in state.items() if _LORA in name}
+        plain, own = without_lora(self.backbone.state_dict())
+        if own:
             write_atomic(folder / LORA_FILE, lambda path: save_file(own, path))
-            plain = {name.replace(".base_layer", ""): value for name, value in state.items() if _LORA not in name}
             self.backbone.save_pretrained(folder, state_dict=plain)
         else:
             self.backbone.save_pretrained(folder)
@@ -377,7 +348,7 @@ def load_encoder(
     encoder = Encoder(backbone, reader, config.pooling, config.precision, config.token_dropout)
     encoder.freeze(config.freeze)
     if config.lora:
-        encoder.add_lora(config.lora, Path(place) / LORA_FILE if local else None)
+        add_lora(backbone, config.lora, Path(place) / LORA_FILE if local else None)
     _LOG.info("encoder %s: %s attention", config.name, encoder.attention)
     return encoder
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mtl.compare.columns import Column
 from mtl.files import write_atomic
-from mtl.report.tables import transfer_rows
+from mtl.report.tables import questions_of, transfer_rows
 
 _SIZE = (7.0, 4.0)
 _DPI = 130
@@ -53,7 +53,7 @@ def plot_tasks(columns: Sequence[Column], path: Path) -> Path | None:
 def plot_transfer(columns: Sequence[Column], path: Path) -> Path | None:
     """Draw few-shot transfer of every encoder to every target."""
     rows_of = transfer_rows(columns)
-    asked = dict.fromkeys((target, shots) for runs in rows_of.values() for run in runs for target in run for shots in run[target])
+    asked = questions_of(rows_of)
     names = [f"{_broken(target)}\n{_shots(shots)}" for target, shots in asked]
     bars = {
         label: [_mean(value for run in runs for value in run.get(target, {}).get(shots, ())) for target, shots in asked]

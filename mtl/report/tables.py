@@ -117,6 +117,12 @@ def transfer_rows(columns: Sequence[Column]) -> dict[str, list[Mapping[str, Any]
     return rows
 
 
+def questions_of(rows_of: Mapping[str, list[Mapping[str, Any]]]) -> list[tuple[str, str]]:
+    """Return every target with every number of shots that an encoder was asked, in order."""
+    found = ((target, shots) for runs in rows_of.values() for run in runs for target in run for shots in run[target])
+    return list(dict.fromkeys(found))
+
+
 def _transfers(columns: Sequence[Column]) -> list[Mapping[str, Any]]:
     return [found for column in columns for run in column.runs for found in run["targets"].values()]
 
@@ -127,7 +133,7 @@ def transfer_tables(columns: Sequence[Column]) -> list[Table]:
     One table where it fits a terminal; else one for each target, and one of the mean over targets.
     """
     rows_of = transfer_rows(columns)
-    asked = dict.fromkeys((target, shots) for runs in rows_of.values() for run in runs for target in run for shots in run[target])
+    asked = questions_of(rows_of)
     if not asked:
         return []
     counts = sorted({len(values) for runs in rows_of.values() for run in runs for by in run.values() for values in by.values()})
@@ -152,7 +158,7 @@ def transfer_tables(columns: Sequence[Column]) -> list[Table]:
         parts = [[_figures(rows_of[label], target, shots) for target in targets] for shots in shots_of]
         row = [label, *(interval([values for values in part if values]) for part in parts)]
         if untouched is not None:
-            row.append("" if label == untouched else _gain_over(rows_of, label, untouched, list(asked)))
+            row.append("" if label == untouched else _gain_over(rows_of, label, untouched, asked))
         rows.append(row)
     heads_of_mean = ["encoder", *(f"{shots} shots" for shots in shots_of), *(["Δ mean"] if untouched else [])]
     notes.insert(1, "Targets are drawn again too: the intervals are for targets like these, not for these alone.")

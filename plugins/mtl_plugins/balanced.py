@@ -15,6 +15,7 @@ import mtl
 from mtl.config import Choice
 from mtl.data.batches import Batch
 from mtl.errors import ConfigError
+from mtl.model.lora import LORA
 from mtl.model.multitask import MultiTaskModel
 from mtl.training.aggregation import Aggregation
 from mtl.training.draws import Batches, Draws
@@ -70,7 +71,7 @@ class Balanced(mtl.Strategy):
         if self.parameters_balanced == "all":
             chosen = set(trained)
         elif self.parameters_balanced == "lora":
-            chosen = {name for name in trained if "lora_" in name}
+            chosen = {name for name in trained if LORA in name}
         else:
             last = {id(p) for layer in model.encoder.layers()[-self.parameters_balanced :] for p in layer.parameters()}
             chosen = {name for name, parameter in trained.items() if id(parameter) in last}

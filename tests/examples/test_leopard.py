@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from conftest import ROOT, SHARED, needs_shared
+from conftest import ROOT, SHARED, needs_shared, smaller
 
 import mtl
 
@@ -14,12 +14,8 @@ EXAMPLE = ROOT / "examples" / "leopard.yaml"
 @needs_shared
 def test_the_example_of_leopard_runs(encoder_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("DATA", str(SHARED))
-    values = yaml.safe_load(EXAMPLE.read_text())
-    for task in values["tasks"]:
-        task["max_rows"] = {"train": 208, "validation": 208, "test": 30}  # 13 labels of 16 rows
-    small = tmp_path / "leopard.yaml"
-    values["targets"] |= {"shots": [4]}
-    small.write_text(yaml.safe_dump(values))
+    rows = {"train": 208, "validation": 208, "test": 30}  # 13 labels of 16 rows
+    small = smaller(EXAMPLE, tmp_path, rows, shots=[4])
     overrides = [
         f"encoder.name={encoder_folder}",
         "encoder.max_length=32",
@@ -33,7 +29,7 @@ def test_the_example_of_leopard_runs(encoder_folder, tmp_path, monkeypatch):
     ]
     finished = mtl.load_experiment(small, overrides).run()
     none, joint = (next(iter(run["results"]["targets"].values()))["figures"] for run in finished.runs)
-    assert list(none) == list(joint) == values["targets"]["tasks"]
+    assert list(none) == list(joint) == yaml.safe_load(EXAMPLE.read_text())["targets"]["tasks"]
     assert len(none) == 10
     for found in (none, joint):
         assert all(len(by["prototype"]["4"]) == 2 for by in found.values())

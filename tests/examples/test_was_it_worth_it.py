@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import yaml
-from conftest import ROOT, SHARED, make_encoder, needs_shared
+from conftest import ROOT, SHARED, make_encoder, needs_shared, smaller
 
 import mtl
 
@@ -13,11 +12,7 @@ EXAMPLE = ROOT / "examples" / "was_it_worth_it.yaml"
 @needs_shared
 def test_every_method_of_the_grid_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("DATA", str(SHARED))
-    values = yaml.safe_load(EXAMPLE.read_text())
-    for task in values["tasks"]:
-        task["max_rows"] = {"validation": 15, "test": 15}
-    small = tmp_path / EXAMPLE.name
-    small.write_text(yaml.safe_dump(values))
+    small = smaller(EXAMPLE, tmp_path, {"validation": 15, "test": 15})
     overrides = [
         f"encoder.name={make_encoder(tmp_path / 'encoder', layers=6)}",
         "encoder.cache=0.1",
