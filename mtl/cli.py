@@ -326,7 +326,7 @@ def report(
 def _show(folder: Path) -> None:
     from mtl.report.write import read_folder, tables_of
 
-    show_tables(tables_of(*read_folder(folder)))
+    show_tables(tables_of(folder, *read_folder(folder)))
 
 
 def _warn_of_failures(plugins: Any) -> None:

@@ -34,7 +34,7 @@ class Finished:
         """Return the tables as Markdown."""
         from mtl.report.write import read_folder, tables_of
 
-        return "\n".join(table.markdown() for table in tables_of(*read_folder(self.folder)))
+        return "\n".join(table.markdown() for table in tables_of(self.folder, *read_folder(self.folder)))
 
 
 class Experiment:

@@ -14,7 +14,7 @@ from mtl.report.tables import Table, figure, signed
 
 #: Marks what is out of the common budget, wherever it stands.
 BROKEN = " ‡"
-_BROKEN_NOTE = "‡ out of the common budget; see the table of budgets."
+BROKEN_NOTE = "‡ out of the common budget; see the table of budgets."
 _VERDICTS = {"better": "better", "worse": "worse", "unclear": "not told apart"}
 
 
@@ -174,5 +174,5 @@ def _notes(findings: Findings, flagged: Mapping[str, bool]) -> list[str]:
             f"training would give; run at least {FEWEST_UNITS}."
         )
     if any(flagged.get(method.column) for method in findings.methods):
-        notes.append(_BROKEN_NOTE)
+        notes.append(BROKEN_NOTE)
     return notes

@@ -112,15 +112,28 @@ def read_grid(folder: Path, comparison: Mapping[str, Any] | None, results: Seque
         for title, methods, usual in ((_TASKS, tasks, "single"), (_TARGETS, targets, "none"))
         if methods
     ]
-    done = [folder / cell["folder"] for cell, run in zip(comparison["cells"], results, strict=True) if run is not None]
-    kept = [run for run in results if run is not None]
-    timings = {run["hash"]: _read(place / "timing.json") for run, place in zip(kept, done, strict=True)}
-    matched = comparison.get("grid", {})
-    used = spent(columns, timings, matched.get("matched", "examples"), matched.get("tolerance", 0.1))
+    done = [place for place, _ in _finished(folder, comparison, results)]
+    used = spent_by(folder, comparison, results, columns)
     looks = [look for place in done for look in _looks(place)]
     base = next((found.baseline for found in findings if found.title == _TARGETS), None)
     matrices = [matrix for matrix in (gradient_cosines(looks), transfer_gains(targets, base)) if matrix]
     return Grid(folder, comparison, results, columns, findings, used, matrices)
+
+
+def spent_by(
+    folder: Path, comparison: Mapping[str, Any], results: Sequence[Mapping[str, Any] | None], columns: Sequence[Column]
+) -> list[Spent]:
+    """Count what every column of a comparison has used."""
+    timings = {run["hash"]: _read(place / "timing.json") for place, run in _finished(folder, comparison, results)}
+    matched = comparison.get("grid", {})
+    return spent(columns, timings, matched.get("matched", "examples"), matched.get("tolerance", 0.1))
+
+
+def _finished(
+    folder: Path, comparison: Mapping[str, Any], results: Sequence[Mapping[str, Any] | None]
+) -> list[tuple[Path, Mapping[str, Any]]]:
+    cells = zip(comparison["cells"], results, strict=True)
+    return [(folder / cell["folder"], run) for cell, run in cells if run is not None]
 
 
 def _looks(run: Path) -> Iterator[dict[str, Any]]:

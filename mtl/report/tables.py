@@ -34,6 +34,10 @@ class Table:
     notes: list[str] = field(default_factory=list)
     figures: bool = True
 
+    def mentions(self, text: str) -> bool:
+        """Tell whether a text is in a head or in the name of a row."""
+        return any(text in name for name in [*self.columns, *(row[0] for row in self.rows)])
+
     def markdown(self) -> str:
         """Return the table as Markdown."""
         rule = ["---", *["---:"] * (len(self.columns) - 1)]
@@ -137,7 +141,7 @@ def transfer_tables(columns: Sequence[Column]) -> list[Table]:
     if not asked:
         return []
     counts = sorted({len(values) for runs in rows_of.values() for run in runs for by in run.values() for values in by.values()})
-    untouched = next((label for label in rows_of if label.split(", ")[0] == "none"), None)
+    untouched = next((label for label in rows_of if label.split(", ")[0].split(" (")[0] == "none"), None)
     notes = [
         f"Mean over {' to '.join(map(str, counts))} episodes a run, the same ones for every encoder; ± half of the 95 % interval "
         "by hierarchical bootstrap."

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from mtl.compare.columns import Column, columns_of
 from mtl.errors import BundleError
 from mtl.files import read_json, write_json, write_text
+from mtl.report.findings import BROKEN, BROKEN_NOTE
 from mtl.report.formats import csv_text, latex_document, slug
-from mtl.report.grid import Grid, read_grid
+from mtl.report.grid import Grid, read_grid, spent_by
 from mtl.report.plots import plot_curves, plot_tasks, plot_transfer, read_log
 from mtl.report.tables import Table, budget_table, task_table, transfer_tables
 from mtl.results import read_results
@@ -70,14 +71,16 @@ def write_report(folder: Path, results: Mapping[str, Any]) -> None:
     """Write ``results.md`` and the plots of a run."""
     for log in sorted(folder.glob("models/*/log.jsonl")):
         plot_curves(read_log(log), folder / "plots" / log.parent.name)
-    _write(folder, [Column(results["strategy"], [results])], f"{results['experiment']}: {results['strategy']}")
+    tables = _tables([Column(results["strategy"], [results])], {})
+    _write(folder, tables, f"{results['experiment']}: {results['strategy']}")
 
 
 def _write_comparison(folder: Path, grid: Grid, tables: Sequence[Table]) -> None:
     """Write ``results.md`` and the plots of a comparison."""
     plot_tasks(grid.columns, folder / "plots" / "tasks.png")
     plot_transfer(grid.columns, folder / "plots" / "transfer.png")
-    _write(folder, grid.columns, str(grid.comparison["experiment"]), grid.verdicts, tables)
+    shown = _tables(grid.columns, grid.flagged)
+    _write(folder, shown, str(grid.comparison["experiment"]), grid.verdicts, tables)
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any] | None]]:
@@ -103,23 +106,26 @@ def read_folder(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any
     raise BundleError(f"{folder} has no results: neither results.json nor comparison.json is in it. Has the run finished?")
 
 
-def tables_of(comparison: Mapping[str, Any] | None, results: Sequence[Mapping[str, Any] | None]) -> list[Table]:
+def tables_of(folder: Path, comparison: Mapping[str, Any] | None, results: Sequence[Mapping[str, Any] | None]) -> list[Table]:
     """Return the tables of a run or of a comparison."""
     points = [cell["point"] for cell in comparison["cells"]] if comparison else [{} for _ in results]
-    return _tables(_with_runs(columns_of(points, results)))
+    columns = [column for column in columns_of(points, results) if column.runs]
+    used = spent_by(folder, comparison, results, columns) if comparison else []
+    return _tables(columns, {each.label: each.broken for each in used})
 
 
-def _with_runs(columns: Sequence[Column]) -> list[Column]:
-    return [column for column in columns if column.runs]
+def _tables(columns: Sequence[Column], flagged: Mapping[str, bool]) -> list[Table]:
+    """Return the tables with what is out of the common budget marked, and n of m where cells are missing."""
+    shown = []
+    for column in columns:
+        mark = BROKEN if flagged.get(column.label) else ""
+        part = f" ({len(column.runs)} of {column.planned})" if column.planned > len(column.runs) else ""
+        shown.append(replace(column, label=f"{column.label}{mark}{part}"))
+    tables = [table for table in (task_table(shown), *transfer_tables(shown), budget_table(shown)) if table]
+    return [replace(table, notes=[*table.notes, BROKEN_NOTE]) if table.mentions(BROKEN) else table for table in tables]
 
 
-def _tables(columns: Sequence[Column]) -> list[Table]:
-    return [table for table in (task_table(columns), *transfer_tables(columns), budget_table(columns)) if table]
-
-
-def _write(
-    folder: Path, columns: Sequence[Column], title: str, verdicts: Sequence[str] = (), found: Sequence[Table] = ()
-) -> None:
+def _write(folder: Path, tables: Sequence[Table], title: str, verdicts: Sequence[str] = (), found: Sequence[Table] = ()) -> None:
     plots = [f"![{path.stem}](plots/{path.relative_to(folder / 'plots')})" for path in sorted(folder.glob("plots/**/*.png"))]
-    parts = [f"# {title}", *verdicts, *(table.markdown() for table in [*_tables(columns), *found]), *plots]
+    parts = [f"# {title}", *verdicts, *(table.markdown() for table in [*tables, *found]), *plots]
     write_text(folder / "results.md", "\n\n".join(parts) + "\n")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -177,3 +180,37 @@ def test_a_missing_library_is_named(values, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"mtl\[ray\]"):
         mtl.Experiment.of(**values).compare(Choice(name="ray"))
+
+
+KILLED = """
+import json, sys
+import mtl
+
+if __name__ == "__main__":
+    mtl.Experiment.of(**json.loads(sys.argv[1])).over({"seed": [0, 1, 2, 3]}).compare(jobs=int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_grid_that_is_killed_loses_no_finished_cell_and_ends_as_if_it_had_not_been(values, tmp_path, jobs):
+    slow = {**values, "budget": {"epochs": 20}, "checkpoint": {"every_seconds": 0}, "evaluation": {"times": 0}}
+    quiet = mtl.Experiment.of(**{**slow, "name": "quiet"}).over({"seed": [0, 1, 2, 3]}).compare(jobs=1)
+    script, folder = tmp_path / "killed.py", tmp_path / "runs" / "grid"
+    script.write_text(KILLED)
+    grid = subprocess.Popen([sys.executable, script, json.dumps(slow), str(jobs)], stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while not list(folder.glob("*/results.json")) and grid.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(random.Random(jobs).random())
+    grid.kill()
+    grid.wait()
+    time.sleep(3)  # its processes end with it
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/results.json")}
+    assert 1 <= len(before) < 4
+    finished = mtl.Experiment.of(**slow).over({"seed": [0, 1, 2, 3]}).compare(jobs=1)
+    after = changed_at(finished)
+    assert {path: after[path] for path in before} == before
+    mine, theirs = results_of(quiet), results_of(finished)
+    for results in (*mine.values(), *theirs.values()):
+        results.pop("experiment")
+    assert mine == theirs

@@ -199,4 +199,5 @@ def test_papers_and_programs_get_the_same_tables(grid):
     assert found["missing"][0]["why"] == NAUGHTY
     assert found["findings"][1]["baseline"] == "none"
     results = (grid / "results.md").read_text(encoding="utf-8")
+    assert "| joint (2 of 3) |" in results.partition("## Tasks, test split")[2].partition("##")[0]  # the plain table says it too
     assert found["verdicts"][0] in results
