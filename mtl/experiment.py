@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from mtl.grid.cell import Cell
 from mtl.grid.comparable import check_baseline, check_declared, check_rows
 from mtl.grid.plan import plan
 from mtl.plugins import Plugins, load_plugins
-from mtl.results import read_results
+from mtl.results import command, read_results
 
 
 @dataclass(frozen=True)
@@ -176,7 +175,7 @@ class Experiment:
             "experiment": self.config.name,
             "axes": _axes([run["point"] for run in runs]),
             "grid": self.config.compare.model_dump(mode="json", include={"matched", "tolerance", "baseline"}),
-            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "command": command(),
             "cells": [{"point": run["point"], "folder": Path(run["folder"]).name, "error": run.get("error")} for run in runs],
         }
         write_json(folder / "comparison.json", comparison)

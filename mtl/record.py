@@ -20,7 +20,7 @@ from mtl.config import ExperimentConfig
 from mtl.errors import CheckpointError, DataError
 from mtl.files import read_json, write_json, write_text
 from mtl.model.inference import TaskData, evaluate_trivial, skill_of
-from mtl.results import RESULTS_VERSION
+from mtl.results import RESULTS_VERSION, command
 
 
 def describe(folder: Path, config: ExperimentConfig, plugins: Mapping[str, str]) -> None:
@@ -126,7 +126,7 @@ def _environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": command(),
         "packages": {"torch": torch.__version__, **{name: version(name) for name in packages}},
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +28,9 @@ def read_results(path: Path, error: type[MTLError]) -> dict[str, Any]:
             "output folder, or the mtl that wrote it."
         )
     return read
+
+
+def command() -> list[str]:
+    """Return what this process was started with, as it may be typed again: ``python -m mtl`` is ``mtl``."""
+    name = Path(sys.argv[0]).name
+    return ["mtl" if name == "__main__.py" else name, *sys.argv[1:]]

@@ -33,6 +33,8 @@ def write_all(folder: Path, comparison: Mapping[str, Any] | None, results: Seque
     else:
         _write_comparison(folder, grid, tables)
     write_page(folder / "report.html", grid)
+    for path in (folder / "report").glob("*.csv"):
+        path.unlink()  # a table that is no more, as of cells that have been finished since
     write_text(folder / "report" / "tables.tex", latex_document(tables))
     for table in tables:
         write_text(folder / "report" / f"{slug(table.title)}.csv", csv_text(table))

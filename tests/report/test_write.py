@@ -7,7 +7,7 @@ import json
 from conftest import sentiment_rows, splits
 
 import mtl
-from mtl.report.write import read_folder, tables_of
+from mtl.report.write import read_folder, tables_of, write_all
 
 
 def test_what_is_out_of_the_budget_is_marked_in_every_plain_table(encoder_folder, tmp_path):
@@ -21,6 +21,7 @@ def test_what_is_out_of_the_budget_is_marked_in_every_plain_table(encoder_folder
         output=str(tmp_path),
     )
     finished = experiment.over({"budget.epochs": [1, 2, 6]}).compare(jobs=1)
+    (finished.folder / "report" / "cells-without-results-1-of-3.csv").write_text("cell,why")
     comparison, results = read_folder(finished.folder)
     tables = tables_of(finished.folder, comparison, results)
     assert tables
@@ -32,3 +33,6 @@ def test_what_is_out_of_the_budget_is_marked_in_every_plain_table(encoder_folder
         assert any(note.startswith("‡ out of the common budget") for note in table.notes)
     shown = json.loads((finished.folder / "report" / "findings.json").read_text(encoding="utf-8"))
     assert [each["broken"] for each in shown["budgets"]] == [True, False, True]
+    write_all(finished.folder, comparison, results)
+    assert not list((finished.folder / "report").glob("cells-without-results*"))  # of an earlier report
+    assert list((finished.folder / "report").glob("*.csv"))
