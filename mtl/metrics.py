@@ -21,7 +21,7 @@ class Outcome:
     Attributes:
         gold: The right answers, one a row.
         predicted: The model's answers, one a row, in the same form.
-        scores: Probabilities where the kind has them, ``[rows, labels]``.
+        scores: Probabilities where the kind has them, ``[rows, labels]``; NaN for a label that was not asked for in a row.
         labels: Label names in the order of ``scores``.
         loss: The mean loss per predicted unit, NaN where there is none.
     """
@@ -109,16 +109,21 @@ def _confusion_matrix(outcome: Outcome) -> dict[str, Any]:
 
 
 def _roc_curve(outcome: Outcome) -> dict[str, Any] | None:
-    """The ROC curve of each label against the rest: points (false positives, true positives), at most 50 of them."""
+    """The ROC curve of each label against the rest, over the rows where it was one of the answers to choose from.
+
+    Points (false positives, true positives), at most 50 a label.
+    """
     from sklearn.metrics import roc_curve
 
     if outcome.scores is None:
         return None
     gold, curves = np.asarray(outcome.gold), {}
     for column, label in enumerate(outcome.labels):
-        is_label = gold == label
+        scores = outcome.scores[:, column]
+        asked = ~np.isnan(scores)
+        is_label = gold[asked] == label
         if is_label.any() and not is_label.all():
-            false, true, _ = roc_curve(is_label, outcome.scores[:, column])
+            false, true, _ = roc_curve(is_label, scores[asked])
             kept = np.unique(np.linspace(0, len(false) - 1, min(len(false), 50)).round().astype(int))
             curves[label] = [[round(float(false[place]), 4), round(float(true[place]), 4)] for place in kept]
     return curves

@@ -194,17 +194,26 @@ def _figures(runs: Sequence[Mapping[str, Any]], target: str, shots: str) -> list
 def _gain_over(
     rows_of: Mapping[str, list[Mapping[str, Any]]], label: str, untouched: str, asked: Sequence[tuple[str, str]]
 ) -> str:
-    both = [(_figures(rows_of[label], *each), _figures(rows_of[untouched], *each)) for each in asked]
-    both = [(mine, base) for mine, base in both if mine and base]
-    return _gain([mine for mine, _ in both], [base for _, base in both]) if both else "–"
-
-
-def _gain(figures: Sequence[Any], base: Sequence[Any]) -> str:
-    """Write the mean paired difference over targets and shots with its interval."""
-    if any(len(values) != len(other) for values, other in zip(figures, base, strict=True)):
+    """Write the mean paired difference over targets and shots with its interval: over runs, or over the episodes of one."""
+    if len(rows_of[label]) != len(rows_of[untouched]):
         return "–"
-    found = estimate([differences(values, other) for values, other in zip(figures, base, strict=True)])
-    return f"{signed(found.mean)}{half_width(found)}"
+    runs = []
+    for mine, base in zip(rows_of[label], rows_of[untouched], strict=True):
+        answered = [each for each in asked if all(each[1] in run.get(each[0], {}) for run in (mine, base))]
+        both = [(mine[target][shots], base[target][shots]) for target, shots in answered]
+        if any(len(values) != len(other) for values, other in both):
+            return "–"
+        if both:
+            runs.append([differences(values, other) for values, other in both])
+    if not runs:
+        return "–"
+    if len(runs) > 1:
+        found = estimate([[fmean(gains) for gains in gains_of] for gains_of in runs])
+        return f"{signed(found.mean)}{half_width(found)}"
+    questions = [estimate(gains) for gains in runs[0]]
+    # What the episodes of one question say of another one is nothing, once the encoder is given: variances add up.
+    half = math.hypot(*((each.high - each.low) / 2 for each in questions)) / len(questions)
+    return f"{signed(fmean(each.mean for each in questions))}{_half(half)}"
 
 
 def interval(values: Sequence[Any]) -> str:
@@ -215,7 +224,11 @@ def interval(values: Sequence[Any]) -> str:
 
 def half_width(found: Estimate) -> str:
     """Write half of a 95 % interval; nothing where there is one figure only."""
-    return "" if math.isnan(found.low) else f" ±{(found.high - found.low) / 2:.3f}"
+    return _half((found.high - found.low) / 2)
+
+
+def _half(width: float) -> str:
+    return "" if math.isnan(width) else f" ±{width:.3f}"
 
 
 def budget_table(columns: Sequence[Column]) -> Table | None:

@@ -36,7 +36,7 @@ def transfer(space: Space, manifest: Manifest, adaptation: Adaptation) -> tuple[
         outcomes = [space.outcome(episode, adaptation.adapt(space, episode)(episode.query)) for episode in episodes]
         figures[str(shots)] = [float(space.kind.primary_metric(outcome)) for outcome in outcomes]
         if shots == max(manifest.episodes):
-            joined = _join(outcomes, alike=len({episode.classes for episode in episodes}) == 1)
+            joined = _join(outcomes, [space.outputs(episode) for episode in episodes])
             looked_at = {
                 name: found
                 for name, metric in space.kind.all_metrics.items()
@@ -45,13 +45,18 @@ def transfer(space: Space, manifest: Manifest, adaptation: Adaptation) -> tuple[
     return figures, looked_at
 
 
-def _join(outcomes: Sequence[Outcome], *, alike: bool) -> Outcome:
-    """Return the outcomes of episodes as one; scores are kept where all episodes have the same classes."""
+def _join(outcomes: Sequence[Outcome], outputs: Sequence[tuple[int, ...]]) -> Outcome:
+    """Return the outcomes of episodes as one; the scores of labels that an episode has not are NaN."""
     gold = [answer for outcome in outcomes for answer in outcome.gold]
     predicted = [answer for outcome in outcomes for answer in outcome.predicted]
-    tables = [outcome.scores for outcome in outcomes if outcome.scores is not None]
-    scores = np.concatenate(tables) if alike and len(tables) == len(outcomes) else None
-    return Outcome(gold, predicted, scores, outcomes[0].labels)
+    tables = []
+    for outcome, chosen in zip(outcomes, outputs, strict=True):
+        if outcome.scores is None:
+            return Outcome(gold, predicted, None, outcome.labels)
+        asked = np.full(outcome.scores.shape, np.nan)
+        asked[:, list(chosen)] = outcome.scores[:, list(chosen)]
+        tables.append(asked)
+    return Outcome(gold, predicted, np.concatenate(tables), outcomes[0].labels)
 
 
 def measure(space: Space, episode: EpisodeRows, adaptation: Adaptation) -> float:

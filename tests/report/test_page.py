@@ -14,6 +14,7 @@ from conftest import sentiment_rows, splits
 
 import mtl
 from mtl.files import read_json
+from mtl.report.page import mean_curve
 from mtl.report.write import read_folder, write_all
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -201,3 +202,12 @@ def test_papers_and_programs_get_the_same_tables(grid):
     results = (grid / "results.md").read_text(encoding="utf-8")
     assert "| joint (2 of 3) |" in results.partition("## Tasks, test split")[2].partition("##")[0]  # the plain table says it too
     assert found["verdicts"][0] in results
+
+
+def test_the_mean_of_curves_is_taken_at_each_rate_of_false_positives():
+    right, chance = [[0.0, 0.0], [0.0, 1.0], [1.0, 1.0]], [[0.0, 0.0], [1.0, 1.0]]
+    mean = dict(mean_curve([right, chance])[1:])
+    assert mean[0.0] == 0.5
+    assert mean[0.5] == 0.75
+    assert mean[1.0] == 1.0
+    assert mean_curve([right, chance])[0] == (0.0, 0.0)

@@ -133,6 +133,29 @@ def test_what_does_not_fit_a_terminal_is_a_table_for_each_target_and_one_of_mean
     assert tables[2].rows[1][-1][:6] == "+0.150"
 
 
+def test_the_interval_of_a_gain_over_targets_is_of_runs_not_of_targets():
+    def asked(*of_targets):
+        return {"t": {"figures": {f"t{n}": {"prototype": {"5": figures}} for n, figures in enumerate(of_targets)}}}
+
+    def gain(*targets_of_runs):
+        none = [result("none", targets=asked([0.2] * 4, [0.2] * 4), tasks=()) for _ in targets_of_runs]
+        joint = [result("joint", targets=asked(*each)) for each in targets_of_runs]
+        metric = {f"t{n}": "accuracy" for n in (0, 1)}
+        for run in [*none, *joint]:
+            run["targets"]["t"]["metric"] = metric
+        return transfer_tables([Column("none", none), Column("joint", joint)])[0].rows[1][-1]
+
+    # The targets gain 0.1 and 0.5, every episode and every run alike: there is nothing to be unsure of.
+    assert gain([[0.3] * 4, [0.7] * 4]) == "+0.300 ±0.000"
+    assert gain(*[[[0.3] * 4, [0.7] * 4]] * 3) == "+0.300 ±0.000"
+    # Of one run, variances of questions add up: two unsure by h each make h / √2; and one is unsure as it stands.
+    one = gain([[0.2, 0.4] * 2, [0.7] * 4])
+    two = gain([[0.2, 0.4] * 2, [0.2, 0.4] * 2])
+    assert float(two.split("±")[1]) == pytest.approx(float(one.split("±")[1]) * math.sqrt(2), abs=0.001)
+    # Of three runs, what counts is how they differ.
+    assert float(gain(*[[[figure] * 4, [figure] * 4] for figure in (0.3, 0.4, 0.5)]).split("±")[1]) > 0.1
+
+
 def test_encoders_that_were_asked_other_targets_are_shown_where_they_were_asked():
     first = result("joint", targets={"joint": transfer([0.5])})
     second = result("joint", targets={"joint": {**transfer([0.7]), "figures": {"wealth": {"prototype": {"5": [0.7]}}}}})
