@@ -24,6 +24,8 @@ from mtl.model.heads import by_row
 from mtl.task import Frozen
 
 _SCALE = 20.0  # of cosines, as Sentence-BERT's ranking loss has it
+#: What counts as a word where words in common are looked for: punctuation too, so that no text is without one.
+WORD = r"\w+|[^\w\s]"
 
 
 class RankingOptions(Frozen):
@@ -207,9 +209,19 @@ class Ranking(mtl.TaskKind):
         return []
 
     def trivial_outcome(self, features: Features) -> Outcome:
-        """Return the outcome of ranking candidates as they come."""
-        right: Any = features.columns["right"]
-        return self.outcome(features, [list(range(count)) for count in right.lengths.tolist()], None)
+        """Return the outcome of ranking by the words in common: cosine of TF-IDF vectors, weighted by the split's own texts."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        rows = features.rows
+        candidates = [self._candidates(rows, index) for index in range(len(rows))]
+        texts = [*rows.texts("text"), *(candidate for own in candidates for candidate in own)]
+        vectors = TfidfVectorizer(token_pattern=WORD).fit_transform(texts)  # of length 1
+        rankings, start = [], len(rows)
+        for index, own in enumerate(candidates):
+            cosines = (vectors[start : start + len(own)] @ vectors[index].T).toarray().ravel()
+            rankings.append(np.argsort(-cosines, kind="stable").tolist())
+            start += len(own)
+        return self.outcome(features, rankings, None)
 
     def present(
         self, answer: Any, scores: Array | None, requests: Sequence[Request], batch: Mapping[str, Array]

@@ -5,12 +5,14 @@ import math
 import pytest
 import torch
 from kind_setup import backend, batch_of, fitted, kind_of, loss_of, model_of, part, rows_of  # noqa: F401
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.metrics.pairwise import cosine_similarity
 from torch.testing import assert_close
 
 from mtl.errors import ConfigError, DataError
 from mtl.metrics import Outcome
 from mtl.model.heads import by_row
-from mtl_tasks.ranking import Ranking, mean_reciprocal_rank, ndcg, recall_at
+from mtl_tasks.ranking import WORD, Ranking, mean_reciprocal_rank, ndcg, recall_at
 
 REPLIES = {
     "text": ["the cat sat", "bob ran", "a dog is bad"],
@@ -114,10 +116,23 @@ def test_candidates_are_decoded_best_first(backend):
     assert shown == {"best": "good", "ranking": [1, 2, 0]}
 
 
-def test_ranking_candidates_as_they_come_is_trivial(backend):
+def test_the_words_in_common_are_the_trivial_ranking(backend):
     kind, features = fitted(Ranking, REPLIES, backend)
-    # Right candidates are at ranks 2, 1 and 2.
-    assert kind.primary_metric(kind.trivial_outcome(features)) == pytest.approx(1 / 3)
+    # As sklearn's own similarities have it, over the same texts.
+    texts = REPLIES["text"] + [text for own in REPLIES["candidates"] for text in own]
+    similar = cosine_similarity(TfidfVectorizer(token_pattern=WORD).fit_transform(texts))
+    place, expected = len(REPLIES["text"]), []
+    for number, candidates in enumerate(REPLIES["candidates"]):
+        own = similar[number, place : place + len(candidates)]
+        place += len(own)
+        expected.append(sorted(range(len(own)), key=lambda candidate: -own[candidate]))
+    assert kind.trivial_outcome(features).predicted == expected
+
+
+def test_a_word_in_common_beats_the_order_of_candidates(backend):
+    rows = {"text": ["a cat sat", "!"], "candidates": [["good", "the cat"], ["?", "!"]], "label": [1, 1]}
+    kind, features = fitted(Ranking, rows, backend)
+    assert kind.primary_metric(kind.trivial_outcome(features)) == 1.0
 
 
 @pytest.mark.parametrize(
