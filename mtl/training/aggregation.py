@@ -40,12 +40,13 @@ class Aggregation(ABC):
         """Get ready for a training with ``tasks``."""
 
     @abstractmethod
-    def combine(self, jacobian: Tensor, losses: Tensor) -> Combined:
+    def combine(self, jacobian: Tensor, losses: Tensor, gramian: Tensor) -> Combined:
         """Return one gradient.
 
         Args:
             jacobian: The gradient of each task's loss on what is shared, ``[tasks, parameters]``.
             losses: ``[tasks]``, each a mean per predicted unit, times the task's weight.
+            gramian: The products of the gradients, ``jacobian @ jacobian.T``, ``[tasks, tasks]``: a step makes them once.
         """
 
     def look_back(self, losses: Tensor) -> None:

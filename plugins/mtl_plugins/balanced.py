@@ -110,10 +110,11 @@ class Balanced(mtl.Strategy):
             losses.append(self._weights[name] * loss.detach())
             report.losses[name] = loss.detach()
         names = list(report.losses)
-        combined = self._aggregation.combine(jacobian, torch.stack(losses))
+        gramian = jacobian @ jacobian.T
+        combined = self._aggregation.combine(jacobian, torch.stack(losses), gramian)
         for parameter, gradient in zip(self._balanced, _parted(combined.gradient, self._balanced), strict=True):
             add_gradient(parameter, gradient, 1.0)
-        report.gradients = look_at(jacobian, names)
+        report.gradients = look_at(gramian, names)
         if combined.weights is not None:
             report.weights = dict(zip(names, combined.weights.tolist(), strict=True))
         self._last = list(draw) if self._aggregation.looks_back else []
@@ -210,9 +211,9 @@ def add_gradient(parameter: nn.Parameter, gradient: Tensor | None, share: float)
         parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
 
-def look_at(jacobian: Tensor, names: Sequence[str]) -> dict[str, Any]:
-    """Return the gradients' norms, and the cosine of every two: what they cost is a product of the rows."""
-    gramian = (jacobian @ jacobian.T).cpu()
+def look_at(gramian: Tensor, names: Sequence[str]) -> dict[str, Any]:
+    """Return the gradients' norms, and the cosine of every two, of their products ``[tasks, tasks]``."""
+    gramian = gramian.cpu()
     norms = gramian.diagonal().clamp(min=0).sqrt()
     cosines = gramian / (norms[:, None] * norms).clamp(min=1e-30)
     return {

@@ -49,14 +49,15 @@ class BalancedFeatures(Balanced):
             losses.append(loss.detach())
             report.losses[name] = loss.detach() / self._weights[name]
         jacobian = torch.stack(rows)
-        combined = self._aggregation.combine(jacobian, torch.stack(losses))
+        gramian = jacobian @ jacobian.T
+        combined = self._aggregation.combine(jacobian, torch.stack(losses), gramian)
         assert combined.weights is not None
         torch.autograd.backward(
             [states for states, _ in graphs],
             [weight * gradient for weight, (_, gradient) in zip(combined.weights, graphs, strict=True)],
         )
         names = list(report.losses)
-        report.gradients = look_at(jacobian, names)
+        report.gradients = look_at(gramian, names)
         report.weights = dict(zip(names, combined.weights.tolist(), strict=True))
         self._last = list(draw) if self._aggregation.looks_back else []
         return report

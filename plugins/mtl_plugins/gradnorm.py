@@ -34,11 +34,11 @@ class GradNorm(Aggregation):
         self._weights = torch.ones(len(tasks))
         self._first: Tensor | None = None
 
-    def combine(self, jacobian: Tensor, losses: Tensor) -> Combined:
+    def combine(self, jacobian: Tensor, losses: Tensor, gramian: Tensor) -> Combined:
         weights, values = self._weights.to(jacobian), losses.detach()
         self._first = values.clone() if self._first is None else self._first
         combined = Combined(weights @ jacobian / len(weights), weights / len(weights))
-        norms = jacobian.norm(dim=1)
+        norms = gramian.diagonal().clamp(min=0).sqrt()
         behind = values / self._first.to(values).clamp(min=1e-12)
         target = (weights * norms).mean() * (behind / behind.mean().clamp(min=1e-12)) ** self.alpha
         moved = (weights - self.rate * torch.sign(weights * norms - target) * norms).clamp(min=1e-3)

@@ -13,6 +13,6 @@ from mtl.training.aggregation import Aggregation, Combined
 class Mean(Aggregation):
     """Take the mean: plain scalarisation, every task counting the same in every step."""
 
-    def combine(self, jacobian: Tensor, losses: Tensor) -> Combined:
+    def combine(self, jacobian: Tensor, losses: Tensor, gramian: Tensor) -> Combined:
         weights = jacobian.new_full((len(jacobian),), 1 / len(jacobian))
         return Combined(jacobian.mean(0), weights)

@@ -37,12 +37,10 @@ class _FromTorchJD(Aggregation):
         """Return what it is made with."""
         return {}
 
-    def combine(self, jacobian: Tensor, losses: Tensor) -> Combined:
-        weighting = getattr(self._made, "weighting", None)
-        if weighting is None:
-            return Combined(self._made(jacobian))
+    def combine(self, jacobian: Tensor, losses: Tensor, gramian: Tensor) -> Combined:
+        of_products = getattr(self._made, "gramian_weighting", None)
         with torch.no_grad():
-            weights = weighting(jacobian)
+            weights = self._made.weighting(jacobian) if of_products is None else of_products(gramian)
         return Combined(weights @ jacobian, weights)
 
 
@@ -182,7 +180,7 @@ class GradDrop(_FromTorchJD):
     made: ClassVar[str] = "GradDrop"
     weighs: ClassVar[bool] = False
 
-    def combine(self, jacobian: Tensor, losses: Tensor) -> Combined:
+    def combine(self, jacobian: Tensor, losses: Tensor, gramian: Tensor) -> Combined:
         # Where all gradients are 0 the purity is 0 / 0: such a parameter stays.
         return Combined(torch.nan_to_num(self._made(jacobian)))
 
@@ -192,7 +190,7 @@ class _Scalarized(_FromTorchJD):
 
     home: ClassVar[str] = "torchjd.scalarization"
 
-    def combine(self, jacobian: Tensor, losses: Tensor) -> Combined:
+    def combine(self, jacobian: Tensor, losses: Tensor, gramian: Tensor) -> Combined:
         values = losses.detach().clone().requires_grad_()
         with torch.enable_grad():
             (weights,) = torch.autograd.grad(self._made(values), values)
