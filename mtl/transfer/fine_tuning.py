@@ -19,6 +19,50 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+class MovedSupport:
+    """An episode's support, read by an encoder of which some parameters are being moved. Dropout is off.
+
+    Args:
+        space: The target.
+        episode: The episode.
+        adapted: What of the encoder is moved.
+
+    Attributes:
+        parameters: Copies of what is moved, by name.
+        batch: The support's rows.
+        reader: Reads them; layers below what is moved run once.
+    """
+
+    def __init__(self, space: Space, episode: EpisodeRows, adapted: Adapted) -> None:
+        need_support(space, episode)
+        scope = scope_of(space.encoder, adapted, layer_norms=True)
+        self._space, self._depth = space, scope.depth
+        self.parameters = {
+            name: parameter.detach().clone().requires_grad_()
+            for name, parameter in space.encoder.named_parameters()
+            if name in scope.names
+        }
+        narrowed, _ = space.rows(episode.support, episode)
+        self.batch = collate_rows(space.kind, narrowed).to(space.device)
+        self.reader = space.reader_above(scope.depth)
+        with evaluating(space.encoder), torch.enable_grad():
+            self._states = self.reader.trunk(self.batch)
+            with torch.no_grad():
+                self._fixed = self.reader.features(self.batch, self._states)
+
+    def read(self) -> Tensor:
+        """Return the support's features, ``[rows, ..., features]``, of length 1."""
+        if not self.parameters:
+            return self._fixed
+        with evaluating(self._space.encoder):
+            return self.reader.features(self.batch, self._states, self.parameters)
+
+    def predictor(self, head: Linear) -> LinearPredictor:
+        """Return a layer on the features as they are now."""
+        found = {name: value.detach() for name, value in self.parameters.items()}
+        return LinearPredictor(self._space, head, found, self._depth)
+
+
 @dataclass
 class FineTuning(Adaptation):
     """Train a linear head, and a part of the encoder, on the whole support by AdamW.
@@ -45,35 +89,20 @@ class FineTuning(Adaptation):
         return self.adapted
 
     def adapt(self, space: Space, episode: EpisodeRows) -> Predictor:
-        need_support(space, episode)
-        scope = scope_of(space.encoder, self._scope(), layer_norms=True)
+        support = MovedSupport(space, episode, self._scope())
         outputs = space.outputs(episode)
-        features, answers = space.support(episode)
-        own = {
-            name: parameter.detach().clone().requires_grad_()
-            for name, parameter in space.encoder.named_parameters()
-            if name in scope.names
-        }
-        head = self._start(features, answers, len(outputs))
+        head = self._start(*space.support(episode), len(outputs))
         groups = [{"params": [head.weight, head.bias], "lr": self.head_rate}]
-        if own:
-            groups.append({"params": list(own.values()), "lr": self.rate})
+        if support.parameters:
+            groups.append({"params": list(support.parameters.values()), "lr": self.rate})
         optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
-        narrowed, _ = space.rows(episode.support, episode)
-        batch = collate_rows(space.kind, narrowed).to(space.device)
-        reader = space.reader_above(scope.depth)
-        with evaluating(space.encoder), torch.enable_grad():
-            states = reader.trunk(batch)
-            with torch.no_grad():
-                fixed = reader.features(batch, states)
+        with torch.enable_grad():
             for _ in range(self.steps):
-                read = reader.features(batch, states, own) if own else fixed
-                loss = reader.loss(head(self.scale * read), batch, outputs)
+                loss = support.reader.loss(head(self.scale * support.read()), support.batch, outputs)
                 optimizer.zero_grad()
                 torch.autograd.backward(loss)
                 optimizer.step()
-        found = {name: value.detach() for name, value in own.items()}
-        return LinearPredictor(space, Linear(self.scale * head.weight.detach(), head.bias.detach()), found, scope.depth)
+        return support.predictor(Linear(self.scale * head.weight.detach(), head.bias.detach()))
 
     def _start(self, features: Tensor, answers: Tensor, outputs: int) -> Linear:
         if answers.is_floating_point():

@@ -114,13 +114,12 @@ class Space:
 
     def support(self, episode: EpisodeRows) -> tuple[Tensor, Tensor]:
         """Return the support's features, ``[units, features]``, and answers, ``[units]``."""
+        return units(self.features[list(episode.support)], self.answers(episode))
+
+    def answers(self, episode: EpisodeRows) -> Tensor:
+        """Return the support's answers, ``[rows]`` or ``[rows, words]``: values, or places among the outputs, −100 for none."""
         _, columns = self.rows(episode.support, episode)
-        answers = places(self.kind.answers(columns), self.outputs(episode), self.reader.width)
-        features = self.features[list(episode.support)]
-        if answers.is_floating_point():
-            return features, answers
-        features = features[:, : answers.shape[1]] if answers.dim() == 2 else features
-        return features[answers >= 0], answers[answers >= 0]
+        return places(self.kind.answers(columns), self.outputs(episode), self.reader.width)
 
     def outputs(self, episode: EpisodeRows) -> tuple[int, ...]:
         """Return the outputs of the kind's head that an episode has."""
@@ -146,6 +145,14 @@ class Space:
 
     def _evaluating(self) -> Any:
         return evaluating(self.encoder)
+
+
+def units(features: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the features and answers of what has an answer, ``[units, features]`` and ``[units]``."""
+    if answers.is_floating_point():
+        return features, answers
+    features = features[:, : answers.shape[1]] if answers.dim() == 2 else features
+    return features[answers >= 0], answers[answers >= 0]
 
 
 class evaluating:  # noqa: N801  # used as torch.no_grad is

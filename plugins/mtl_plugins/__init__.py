@@ -68,6 +68,7 @@ def mtl_register_samplers(register: Register) -> None:
 
 @mtl.hookimpl
 def mtl_register_adaptations(register: Register) -> None:
+    register("contrastive", "mtl_plugins.contrastive:Contrastive")
     register("full", "mtl_plugins.full:FullFineTuning")
     register("head", "mtl_plugins.head_only:HeadOnly")
     register("logistic", "mtl_plugins.logistic:Logistic")

@@ -21,6 +21,7 @@ from mtl.plugins import load_plugins
 from mtl.training.weighting import TaskLoss
 from mtl.transfer.measure import measure, trivial_of
 from mtl.transfer.space import Space
+from mtl_plugins.contrastive import Contrastive, pair_loss
 from mtl_plugins.full import FullFineTuning
 from mtl_plugins.head_only import HeadOnly
 from mtl_plugins.logistic import Logistic
@@ -32,6 +33,7 @@ from mtl_plugins.top_layers import TopLayers
 
 OF_FEATURES = [Prototype(), Prototype(metric="euclidean"), Ridge(), Logistic(), Matching()]
 TUNING = [HeadOnly(), TopLayers(layers=1, rate=1e-3), FullFineTuning(rate=1e-3)]
+PULLING = [Contrastive(rate=1e-3), Contrastive(rate=1e-3, layers=1)]
 
 
 def name_of(adaptation):
@@ -59,12 +61,12 @@ def test_classes_that_lie_apart_are_told_apart(space, adaptation):
     assert measure(apart(space), episode_of(space.target, 3), adaptation) == 1.0  # chance is 1/3
 
 
-@pytest.mark.parametrize("adaptation", [*OF_FEATURES, *TUNING], ids=name_of)
+@pytest.mark.parametrize("adaptation", [*OF_FEATURES, *TUNING, *PULLING], ids=name_of)
 def test_texts_are_learned_from_five_rows_a_class(space, adaptation):
     assert measure(space, episode_of(space.target, 5), adaptation) >= 0.6  # chance is 1/3
 
 
-@pytest.mark.parametrize("adaptation", [*OF_FEATURES, *TUNING], ids=name_of)
+@pytest.mark.parametrize("adaptation", [*OF_FEATURES, *TUNING, *PULLING], ids=name_of)
 def test_an_episode_may_have_some_of_the_classes_in_any_order(space, adaptation):
     # Rows are cat, dog, bob in turn, and the labels are bob, cat, dog: dogs and bobs, dogs first.
     episode = EpisodeRows("topic", (2, 0), (1, 4, 7, 2, 5, 8), tuple(range(31, 42, 3)) + tuple(range(32, 42, 3)))
@@ -74,7 +76,7 @@ def test_an_episode_may_have_some_of_the_classes_in_any_order(space, adaptation)
         assert outputs.argmax(-1).tolist() == [0] * 4 + [1] * 4
 
 
-@pytest.mark.parametrize("adaptation", [Ridge(), *TUNING], ids=name_of)
+@pytest.mark.parametrize("adaptation", [Ridge(), *TUNING, *PULLING], ids=name_of)
 def test_entities_are_learned_from_words(encoder, adaptation):
     target = load(encoder, splits(entity_rows(40)), "token-classification")
     space = Space(encoder, target, pool_of(target))
@@ -90,11 +92,30 @@ def test_values_are_learned(encoder, adaptation):
     assert measure(space, episode_of(target, 24), adaptation) < 0.8 * trivial_of(target, space.pool)
 
 
-@pytest.mark.parametrize("adaptation", [Prototype(), Logistic()], ids=name_of)
+@pytest.mark.parametrize("adaptation", [Prototype(), Logistic(), Contrastive()], ids=name_of)
 def test_values_are_refused_where_classes_are_needed(encoder, adaptation):
     target = load(encoder, splits(rating_rows(32)), "regression")
     with pytest.raises(ConfigError, match="needs classes, and the target has values. Use ridge"):
         adaptation.adapt(Space(encoder, target, pool_of(target)), episode_of(target, 4))
+
+
+def test_pairs_of_a_class_and_of_two_count_alike():
+    features = normalize(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), dim=-1)
+    half = 0.5**0.5
+    # One pair is of a class and is right. Of the five others two have cosine 0, and three have the half's.
+    assert_close(pair_loss(features, torch.tensor([0, 0, 1, 2])), torch.tensor((0 + 3 * half**2 / 5) / 2))
+    assert_close(pair_loss(features[[0, 2]], torch.tensor([0, 0])), torch.tensor(1.0))  # no pair of two classes
+    assert pair_loss(features[:1], torch.tensor([0])) == 0  # no pair at all
+
+
+def test_contrastive_tuning_draws_a_class_together(space):
+    episode = episode_of(space.target, 4)
+    answers = space.support(episode)[1]
+    losses = []
+    for steps in (1, 20):
+        found = Contrastive(steps=steps, rate=1e-3).adapt(space, episode)
+        losses.append(pair_loss(space.encode(episode.support, found.parameters, found.depth), answers))
+    assert losses[1] < 0.8 * losses[0]
 
 
 @pytest.mark.parametrize("strategy", ["maml", "fomaml", "anil", "reptile", "protomaml", "protonet", "matching", "r2d2"])
@@ -247,7 +268,7 @@ def test_fine_tuning_lowers_the_loss_of_the_support(space):
     assert losses[1] < 0.8 * losses[0]
 
 
-@pytest.mark.parametrize("adaptation", [*OF_FEATURES, *TUNING], ids=name_of)
+@pytest.mark.parametrize("adaptation", [*OF_FEATURES, *TUNING, *PULLING], ids=name_of)
 def test_the_queries_are_not_looked_at(space, adaptation):
     episode = episode_of(space.target, 2)
     other = EpisodeRows("topic", episode.classes, episode.support, (0, 1, 2))
