@@ -338,6 +338,13 @@ def test_a_bi_pair_is_read_as_both_vectors_their_difference_product_and_cosine()
     assert_close(head(encoded, {}), torch.tensor(expected))
 
 
+def test_of_a_bi_pair_s_features_of_length_1_the_vectors_themselves_are_halved():
+    head = PooledHead(2, 9, sequences=2)
+    encoded = SimpleNamespace(pooled=torch.tensor([[3.0, 4.0], [4.0, 3.0]]))
+    plain = torch.tensor([[0.3, 0.4, 0.4, 0.3, 0.2, 0.2, 0.48, 0.48, 0.96]])  # u / 2, v / 2, then what lies between
+    assert_close(head.features(encoded, {}, unit=True), plain / plain.norm())
+
+
 # Token classification
 
 

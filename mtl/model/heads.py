@@ -12,6 +12,9 @@ from torch.nn.functional import normalize
 
 from mtl.model.encoded import Encoded
 
+#: What u and v count beside |u − v|, u · v and the cosine, where features are of length 1: two texts are unlike another two
+#: in what they are about, which says little of how the two of a pair stand to each other (docs/protocol.md has figures).
+_OWN_SHARE = 0.5
 _INITIAL_STD = 0.02  # as BERT's own heads (Devlin et al. 2019, arXiv:1810.04805)
 
 
@@ -64,7 +67,8 @@ class PooledHead(LinearHead):
     """A linear layer on the pooled vector, ``[rows, hidden]`` → ``[rows, outputs]``.
 
     A row of two sequences u, v is read as ``[u, v, |u − v|, u · v, cos(u, v)]``: the features of InferSent (Conneau
-    et al. 2017, arXiv:1705.02364) and the similarity of Sentence-BERT (Reimers & Gurevych 2019, arXiv:1908.10084).
+    et al. 2017, arXiv:1705.02364) and the similarity of Sentence-BERT (Reimers & Gurevych 2019, arXiv:1908.10084). Of features
+    of length 1, u and v are halved.
 
     Args:
         hidden: Size of the encoder's states.
@@ -84,7 +88,8 @@ class PooledHead(LinearHead):
             return pooled
         u, v = pooled[0::2], pooled[1::2]
         cosine = nn.functional.cosine_similarity(u, v, dim=-1).unsqueeze(-1)
-        features = torch.cat([u, v, (u - v).abs(), u * v, cosine], dim=-1)
+        own = _OWN_SHARE if unit else 1.0
+        features = torch.cat([own * u, own * v, (u - v).abs(), u * v, cosine], dim=-1)
         return normalize(features, dim=-1) if unit else features
 
     def forward(self, encoded: Encoded, columns: Mapping[str, Tensor]) -> Tensor:

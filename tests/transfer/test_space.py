@@ -126,7 +126,9 @@ def test_a_pair_of_sequences_has_features_of_both_with_length_1(encoder):
     assert space.features.shape == (9, 4 * 32 + 1)
     assert_close(space.features.norm(dim=-1), torch.ones(9), rtol=1e-5, atol=1e-5)
     first, second = (normalize(pooled(encoder, texts), dim=-1) for texts in zip(*space.pool.requests, strict=True))
-    parts = torch.cat([first, second, (first - second).abs(), first * second, (first * second).sum(-1, keepdim=True)], dim=-1)
+    parts = torch.cat(
+        [first / 2, second / 2, (first - second).abs(), first * second, (first * second).sum(-1, keepdim=True)], dim=-1
+    )
     assert_close(space.features, normalize(parts, dim=-1), rtol=1e-3, atol=1e-5)
 
 
