@@ -239,6 +239,8 @@ class TargetsConfig(Frozen):
         validation_episodes: Episodes of each validation task and number of shots.
         tune: Options of adaptations and the values to choose from on the validation tasks, such as
             ``{logistic.C: [1, 10]}``. What is chosen is kept in the bundle.
+        beside_untouched: Whether a target is read by the untouched encoder too, its vectors beside the trained one's: twice
+            the passes, and what training has forgotten is still there. The bundle has the trained encoder alone.
         overlap: What to do if a source and a target share a text: ``error``, ``drop`` it from training, or ``allow``.
         baselines: Strategies that are run beside the one asked for, on the same budget and episodes.
     """
@@ -250,6 +252,7 @@ class TargetsConfig(Frozen):
     validation: tuple[str, ...] = ()
     validation_episodes: _Count = 50
     tune: dict[str, tuple[Any, ...]] = {}
+    beside_untouched: bool = False
     overlap: Literal["error", "drop", "allow"] = "error"
     baselines: tuple[str, ...] = ("none", "joint")
 

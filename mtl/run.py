@@ -37,6 +37,7 @@ from mtl.training.schedule import plan
 from mtl.training.strategy import Draw, StepReport, Strategy
 from mtl.training.weighting import TaskLoss
 from mtl.transfer.adapt import practised_by
+from mtl.transfer.beside import BesideUntouched
 from mtl.transfer.stage import Stage, source_evaluator
 
 _LOG = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ class Run:
         self.strategy.setup([TaskLoss(task.name, task.weight, 1.0) for task in sources], self.build)
         self.build("sampler", self.config.sampler)
         if self._stage:
-            self._stage.check()
+            self._stage.check(self.strategy)
         find_device(self.config.device)
         how = self.config.evaluation.aggregate
         names = [task.name for task in sources]
@@ -242,6 +243,12 @@ class Run:
     def _load_encoder(self) -> Encoder:
         if self._bundle is not None:
             return self._bundle.model.encoder.to(find_device(self.config.device))
+        encoder = self._load_untouched()
+        if self.config.encoder.cache:
+            encoder.keep_frozen(default_cache().parent / "states", round(self.config.encoder.cache * 2**30))
+        return encoder
+
+    def _load_untouched(self) -> Encoder:
         config = self.config.encoder
         place: str | Path = config.name
         if config.name in self.plugins.encoders:
@@ -251,10 +258,7 @@ class Run:
         known = list(self.plugins.encoders)
         encoder = load_encoder(config, place, cache=default_cache(), known=known)
         self.plugins.call("mtl_encoder_loaded", run=self, encoder=encoder)
-        encoder.to(find_device(self.config.device))
-        if config.cache:
-            encoder.keep_frozen(default_cache().parent / "states", round(config.cache * 2**30))
-        return encoder
+        return encoder.to(find_device(self.config.device))
 
     def _plan(self, trained: Mapping[str, TaskData]) -> dict[str, int]:
         """Deal the budget out over the tasks; every strategy gets the same."""
@@ -316,7 +320,11 @@ class Run:
 
     def _transfer(self, encoder: Encoder, strategy: Strategy) -> dict[str, Any]:
         """Measure few-shot transfer of the encoder as it is now."""
-        return {"transfer": self._stage.run(encoder, strategy, self.display.say)} if self._stage else {}
+        if not self._stage:
+            return {}
+        if self._stage.targets_config.beside_untouched and (strategy.trains or self._bundle is not None):
+            encoder = BesideUntouched(encoder, self._load_untouched())
+        return {"transfer": self._stage.run(encoder, strategy, self.display.say)}
 
 
 class _Watcher:

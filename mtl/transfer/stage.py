@@ -74,12 +74,13 @@ class Stage:
         self.validation: list[Target] = []
         self.overlaps: dict[str, dict[str, int]] = {}
 
-    def check(self) -> None:
+    def check(self, strategy: Strategy) -> None:
         """Check names and options before anything slow begins.
 
         Raises:
             MTLError: If an adaptation or an option to be tuned is not there.
         """
+        self._check_beside(strategy)
         names = [choice.name for choice in self.targets_config.adaptation]
         for choice in self.targets_config.adaptation:
             if choice.name != PRACTISED:
@@ -97,6 +98,15 @@ class Stage:
             raise ConfigError(
                 "targets.tune: options are chosen on meta-validation tasks, and there are none. Name some under "
                 "targets.validation; the targets themselves may not be looked at."
+            )
+
+    def _check_beside(self, strategy: Strategy) -> None:
+        own = strategy.adaptation(self.config.episodes)
+        practised = any(choice.name == PRACTISED for choice in self.targets_config.adaptation)
+        if self.targets_config.beside_untouched and practised and own is not None and own.of_one_encoder:
+            raise ConfigError(
+                "targets.beside_untouched: an inner loop that a strategy has practised is of the encoder that it trained, not "
+                "of two beside each other. Set it to false, or targets.adaptation to prototype, ridge or logistic."
             )
 
     def prepare(self, targets: Sequence[TaskData], validation: Sequence[TaskData]) -> None:
@@ -171,6 +181,7 @@ class Stage:
             that were tuned; ``metric``: target → its primary metric; ``higher_is_better``: target → its direction;
             ``looked_at``: target → adaptation → confusion matrices and the like, of the most shots, over all episodes.
         """
+        self._check_beside(strategy)
         size = self.config.batch.evaluation_size
         chosen = self._tune(encoder, strategy, say)
         figures: dict[str, dict[str, Figures]] = {}

@@ -190,7 +190,7 @@ def test_options_are_chosen_on_validation_tasks_before_a_target_is_looked_at(enc
     monkeypatch.setattr(stage_module, "transfer", transferred)
     tune = {"ridge.penalty": [0.1, 1.0, 10.0]}
     stage = make_stage(values, tmp_path, adaptation="ridge", validation=["other"], tune=tune, validation_episodes=2)
-    stage.check()
+    stage.check(strategy_of(stage, "joint"))
     stage.prepare([load(encoder, topic_splits())], [load(encoder, OTHER["data"], name="other")])
     found = stage.run(encoder, strategy_of(stage, "joint"), lambda text: None)
     assert found["chosen"] == {"ridge": {"name": "ridge", "penalty": 1.0}}
@@ -218,8 +218,10 @@ def test_every_combination_of_options_is_tried(values, tmp_path):
     ],
 )
 def test_names_and_options_are_checked_before_anything_slow(values, tmp_path, changes, told):
+    stage = make_stage(values, tmp_path, **changes)
+    joint = strategy_of(make_stage(values, tmp_path), "joint")
     with pytest.raises(mtl.MTLError, match=told):
-        make_stage(values, tmp_path, **changes).check()
+        stage.check(joint)
 
 
 def test_the_inner_loop_that_was_not_practised_is_replaced_by_prototypes(encoder, values, tmp_path):
