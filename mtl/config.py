@@ -70,6 +70,8 @@ class EncoderConfig(Frozen):
             (word dropout; Iyyer et al. 2015, "Deep Unordered Composition", ACL).
         cache: Gigabytes on disk that may hold what leaves the frozen layers of this encoder, so that every text goes through
             them once, whatever run or process asks; they have no dropout then. 0: nothing is kept.
+        checkpointing: Whether training keeps of every layer its input only and computes the layer again on the way back: less
+            memory, more time, the same result (Chen et al. 2016, arXiv:1604.06174). Not with second derivatives.
         lora: Rank of low-rank updates that are put into the attention layers (Hu et al. 2022, arXiv:2106.09685), for
             inner loops and adaptations of ``lora``. Default: none.
     """
@@ -84,6 +86,7 @@ class EncoderConfig(Frozen):
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     token_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     cache: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    checkpointing: bool = False
     lora: Annotated[int, Field(ge=1, le=1024)] | None = None
 
     @model_validator(mode="before")
@@ -312,7 +315,9 @@ class ExperimentConfig(Frozen):
     def hash(self) -> str:
         """Eight hex digits that change with anything that may change the result."""
         ignored = {"name", "output", "base", "checkpoint", "device", "threads", "compare"}
-        text = json.dumps(self.model_dump(mode="json", exclude=ignored, exclude_none=True), sort_keys=True)
+        plain = self.model_dump(mode="json", exclude=ignored, exclude_none=True)
+        del plain["encoder"]["checkpointing"]  # the result is the same to the last bit
+        text = json.dumps(plain, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def cells(self) -> list[tuple[Point, ExperimentConfig]]:

@@ -23,7 +23,8 @@ from mtl.errors import CheckpointError, ConfigError, MTLError, UnknownNameError
 from mtl.files import locked, read_json, to_json, write_json
 from mtl.kind import TaskKind
 from mtl.model.bundle import Bundle, Practice
-from mtl.model.encoder import Encoder, find_device, load_encoder
+from mtl.model.device import find_device
+from mtl.model.encoder import Encoder, load_encoder
 from mtl.model.inference import TaskData, calibrate, evaluate, keep
 from mtl.model.multitask import MultiTaskModel
 from mtl.plugins import Plugins
@@ -104,10 +105,19 @@ class Run:
         if self._stage:
             self._stage.check()
         find_device(self.config.device)
+        self._check_encoder()
         how = self.config.evaluation.aggregate
         names = [task.name for task in sources]
         if how not in ("mean", "worst", *names):
             raise UnknownNameError("aggregate", how, ["mean", "worst", *names])
+
+    def _check_encoder(self) -> None:
+        if self.config.encoder.checkpointing and self.strategy.second_order:
+            raise ConfigError(
+                f"encoder.checkpointing: strategy {self.config.strategy.name!r} takes second derivatives, which would be wrong: "
+                "a layer that is computed again on the way back cannot be differentiated a second time. Set it to false; to "
+                "save memory there, adapt fewer layers, or set strategy.memory to recompute."
+            )
 
     def execute(self) -> dict[str, Any]:
         """Run to the end, from where an earlier start was stopped, and return the results.

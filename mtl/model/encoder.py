@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from mtl.config import EncoderConfig
 from mtl.data.tokenizer import Tokenizer
-from mtl.errors import ConfigError, EncoderError, did_you_mean
+from mtl.errors import EncoderError, did_you_mean
 from mtl.files import write_atomic
+from mtl.model.checkpointing import Recompute, recompute_layers
 from mtl.model.encoded import POOLING, Encoded, groups_by_length
 from mtl.model.kept_states import KeptStates, key_of
 from mtl.model.lora import LORA_FILE, add_lora, without_lora
@@ -45,6 +46,7 @@ class Encoder(nn.Module):
         pooling: How a sequence becomes one vector.
         precision: ``bf16`` computes in bfloat16 by autocast; parameters and what comes out stay float32.
         token_dropout: Share of tokens that are hidden in training.
+        checkpointing: Whether layers are computed again on the way back.
 
     Attributes:
         frozen_depth: How many layers are frozen, where what leaves them is kept; else 0.
@@ -57,6 +59,8 @@ class Encoder(nn.Module):
         pooling: Literal["mean", "cls", "max"],
         precision: Precision = "fp32",
         token_dropout: float = 0.0,
+        *,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -67,6 +71,12 @@ class Encoder(nn.Module):
         self._kept: KeptStates | None = None
         self._frozen: list[tuple[nn.Module, str, nn.Parameter]] = []
         self.frozen_depth = 0
+        self._recomputes: list[Recompute] = recompute_layers(list(self.layers()), precision) if checkpointing else []
+
+    @property
+    def recomputing(self) -> bool:
+        """Whether a layer is being computed again on the way back."""
+        return any(layer.again for layer in self._recomputes)
 
     @property
     def hidden(self) -> int:
@@ -270,7 +280,10 @@ class Encoder(nn.Module):
 
     def copy(self) -> Encoder:
         """Return an encoder with weights of its own and the same tokenizer."""
-        return Encoder(copy.deepcopy(self.backbone), self.tokenizer, self.pooling, self.precision, self.token_dropout)
+        own = copy.deepcopy(self.backbone)
+        return Encoder(
+            own, self.tokenizer, self.pooling, self.precision, self.token_dropout, checkpointing=bool(self._recomputes)
+        )
 
     def save(self, folder: Path) -> None:
         """Write weights, configuration and tokenizer in the Hub's layout; LoRA weights have a file of their own."""
@@ -345,30 +358,14 @@ def load_encoder(
         raise EncoderError(f"encoder.max_length is {config.max_length}, but {config.name!r} reads at most {limit} tokens.")
     segments = "token_type_ids" in inspect.signature(backbone.forward).parameters
     reader = Tokenizer(tokenizer, config.max_length, cache, segments=segments)
-    encoder = Encoder(backbone, reader, config.pooling, config.precision, config.token_dropout)
+    encoder = Encoder(
+        backbone, reader, config.pooling, config.precision, config.token_dropout, checkpointing=config.checkpointing
+    )
     encoder.freeze(config.freeze)
     if config.lora:
         add_lora(backbone, config.lora, Path(place) / LORA_FILE if local else None)
     _LOG.info("encoder %s: %s attention", config.name, encoder.attention)
     return encoder
-
-
-def find_device(name: str) -> torch.device:
-    """Return the device that an experiment names; ``auto`` takes a GPU if there is one.
-
-    Raises:
-        ConfigError: If there is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        why = str(error).splitlines()[0].rstrip(".")
-        what = "is not there" if name.partition(":")[0] in ("cuda", "mps", "xpu") else "is no device"
-        raise ConfigError(f"device: {name!r} {what}. Use auto, cpu, cuda or cuda:0.{f' ({why}.)' * (len(why) < 100)}") from error
-    return device
 
 
 def _not_loaded(name: str, place: str | Path, local: bool, error: Exception, known: Sequence[str]) -> str:
