@@ -59,6 +59,7 @@ class EncoderConfig(Frozen):
     Args:
         name: A registered name, a local folder or a Hub id.
         revision: The Hub revision.
+        layers: Use the first N layers only; the others are not loaded, trained or saved. Default: all.
         pooling: How a sequence becomes one vector.
         max_length: The most tokens of a sequence; longer texts are cut and counted.
         freeze: ``none``, ``embeddings``, ``all``, or N for the embeddings and the first N layers.
@@ -78,6 +79,7 @@ class EncoderConfig(Frozen):
 
     name: str = Field(min_length=1)
     revision: str | None = None
+    layers: Annotated[int, Field(ge=1)] | None = None
     pooling: Literal["mean", "cls", "max"] = "mean"
     max_length: int = Field(default=128, ge=4, le=100_000)
     freeze: Literal["none", "embeddings", "all"] | Annotated[int, Field(ge=1)] = "none"

@@ -334,6 +334,9 @@ def load_encoder(
             for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
                 if hasattr(settings, key):
                     setattr(settings, key, config.dropout)
+        too_many = (config.layers or 0) > settings.num_hidden_layers
+        if config.layers is not None and not too_many:
+            _keep_layers(settings, config.layers)
         backbone: Any = transformers.AutoModel.from_pretrained(
             place,
             config=settings,
@@ -346,6 +349,8 @@ def load_encoder(
         tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
     except Exception as error:  # transformers raises its own, the Hub's and safetensors' errors
         raise EncoderError(_not_loaded(config.name, place, local, error, known)) from error
+    if too_many:
+        raise EncoderError(f"encoder.layers is {config.layers}, but {config.name!r} has {settings.num_hidden_layers} layers.")
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise EncoderError(f"Encoder {config.name!r} has no fast tokenizer (tokenizer.json), which word alignment needs.")
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without tokenizer files
@@ -366,6 +371,13 @@ def load_encoder(
         add_lora(backbone, config.lora, Path(place) / LORA_FILE if local else None)
     _LOG.info("encoder %s: %s attention", config.name, encoder.attention)
     return encoder
+
+
+def _keep_layers(settings: Any, count: int) -> None:
+    """Let an encoder have the first ``count`` layers only; weights of the others are not loaded."""
+    if isinstance(kinds := getattr(settings, "layer_types", None), list):  # where layers differ
+        settings.layer_types = kinds[:count]
+    settings.num_hidden_layers = count
 
 
 def _not_loaded(name: str, place: str | Path, local: bool, error: Exception, known: Sequence[str]) -> str:
