@@ -65,7 +65,7 @@ class EncoderConfig(Frozen):
         freeze: ``none``, ``embeddings``, ``all``, or N for the embeddings and the first N layers.
         attention: The attention path; ``auto`` takes what the strategy needs.
         precision: ``bf16`` computes the encoder in bfloat16 by autocast, parameters staying float32; ``auto`` does so
-            where the processor has it.
+            where the processor has it. A CPU without it is slow with ``bf16``, a GPU without it is refused.
         dropout: Overrides the encoder's own dropout.
         token_dropout: Share of tokens that are hidden at random in training: nothing attends to them, and they are not pooled
             (word dropout; Iyyer et al. 2015, "Deep Unordered Composition", ACL).
@@ -286,6 +286,7 @@ class ExperimentConfig(Frozen):
         compare: A grid: axes over any keys, a key and a list of its values. Every combination is a run.
         seed: Of everything random.
         device: ``auto``, ``cpu``, ``cuda``, …; ``auto`` is a GPU where there is one.
+        tf32: Whether a CUDA device multiplies float32 matrices in TensorFloat-32: faster from Ampere on, less exact.
         threads: Threads of PyTorch on the CPU. Default: PyTorch's own choice.
         output: The folder of all experiments, from where the command is run.
         base: The folder that relative paths of data and encoder start from. Default in a file: the file's folder.
@@ -309,6 +310,7 @@ class ExperimentConfig(Frozen):
     compare: CompareConfig = CompareConfig()
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "auto"
+    tf32: bool = False
     threads: Annotated[int, Field(ge=1)] | None = None
     output: Path = Path("runs")
     base: Path = Path()
@@ -319,6 +321,8 @@ class ExperimentConfig(Frozen):
         ignored = {"name", "output", "base", "checkpoint", "device", "threads", "compare"}
         plain = self.model_dump(mode="json", exclude=ignored, exclude_none=True)
         del plain["encoder"]["checkpointing"]  # the result is the same to the last bit
+        if not self.tf32:  # as the folders of runs were called before there was such a key
+            del plain["tf32"]
         text = json.dumps(plain, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 

@@ -23,10 +23,11 @@ from mtl.errors import CheckpointError, ConfigError, MTLError, UnknownNameError
 from mtl.files import locked, read_json, to_json, write_json
 from mtl.kind import TaskKind
 from mtl.model.bundle import Bundle, Practice
-from mtl.model.device import find_device
+from mtl.model.device import find_device, multiplying
 from mtl.model.encoder import Encoder, load_encoder
 from mtl.model.inference import TaskData, calibrate, evaluate, keep
 from mtl.model.multitask import MultiTaskModel
+from mtl.model.precision import check_precision
 from mtl.plugins import Plugins
 from mtl.record import check_fingerprints, describe, summarize, timing
 from mtl.report.write import write_report
@@ -104,7 +105,7 @@ class Run:
         self.build("sampler", self.config.sampler)
         if self._stage:
             self._stage.check()
-        find_device(self.config.device)
+        check_precision(self.config.encoder.precision, find_device(self.config.device))
         self._check_encoder()
         how = self.config.evaluation.aggregate
         names = [task.name for task in sources]
@@ -130,7 +131,8 @@ class Run:
             if finished.is_file():
                 return read_results(finished, CheckpointError)
             try:
-                return self._execute()
+                with multiplying(find_device(self.config.device), tf32=self.config.tf32):
+                    return self._execute()
             except BaseException as error:
                 try:
                     self.plugins.call("mtl_run_failed", run=self, error=error)

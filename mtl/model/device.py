@@ -1,6 +1,9 @@
-"""Where a model is computed."""
+"""Where a model is computed, and with which products of matrices there."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -23,3 +26,22 @@ def find_device(name: str) -> torch.device:
         what = "is not there" if name.partition(":")[0] in ("cuda", "mps", "xpu") else "is no device"
         raise ConfigError(f"device: {name!r} {what}. Use auto, cpu, cuda or cuda:0.{f' ({why}.)' * (len(why) < 100)}") from error
     return device
+
+
+@contextmanager
+def multiplying(device: torch.device, *, tf32: bool) -> Iterator[None]:
+    """Multiply float32 matrices in TensorFloat-32, or in full precision, on a CUDA device; elsewhere nothing is changed.
+
+    Args:
+        device: Where the model is.
+        tf32: Whether factors are rounded to 10 bits of mantissa; sums are in float32.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

