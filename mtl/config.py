@@ -73,6 +73,7 @@ class EncoderConfig(Frozen):
             them once, whatever run or process asks; they have no dropout then. 0: nothing is kept.
         checkpointing: Whether training keeps of every layer its input only and computes the layer again on the way back: less
             memory, more time, the same result (Chen et al. 2016, arXiv:1604.06174). Not with second derivatives.
+        compile: Whether passes of the whole encoder in training are compiled by ``torch.compile``: for GPUs and long trainings.
         lora: Rank of low-rank updates that are put into the attention layers (Hu et al. 2022, arXiv:2106.09685), for
             inner loops and adaptations of ``lora``. Default: none.
     """
@@ -89,6 +90,7 @@ class EncoderConfig(Frozen):
     token_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     cache: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     checkpointing: bool = False
+    compile: bool = False
     lora: Annotated[int, Field(ge=1, le=1024)] | None = None
 
     @model_validator(mode="before")
@@ -321,8 +323,9 @@ class ExperimentConfig(Frozen):
         ignored = {"name", "output", "base", "checkpoint", "device", "threads", "compare"}
         plain = self.model_dump(mode="json", exclude=ignored, exclude_none=True)
         del plain["encoder"]["checkpointing"]  # the result is the same to the last bit
-        if not self.tf32:  # as the folders of runs were called before there was such a key
-            del plain["tf32"]
+        for place, key in ((plain, "tf32"), (plain["encoder"], "compile")):
+            if not place[key]:  # as the folders of runs were called before there was such a key
+                del place[key]
         text = json.dumps(plain, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 

@@ -113,12 +113,30 @@ class Run:
             raise UnknownNameError("aggregate", how, ["mean", "worst", *names])
 
     def _check_encoder(self) -> None:
-        if self.config.encoder.checkpointing and self.strategy.second_order:
+        encoder, strategy, name = self.config.encoder, self.strategy, self.config.strategy.name
+        if encoder.checkpointing and strategy.second_order:
             raise ConfigError(
-                f"encoder.checkpointing: strategy {self.config.strategy.name!r} takes second derivatives, which would be wrong: "
-                "a layer that is computed again on the way back cannot be differentiated a second time. Set it to false; to "
-                "save memory there, adapt fewer layers, or set strategy.memory to recompute."
+                f"encoder.checkpointing: strategy {name!r} takes second derivatives, which would be wrong: a layer that is "
+                "computed again on the way back cannot be differentiated a second time. Set it to false; to save memory there, "
+                "adapt fewer layers, or set strategy.memory to recompute."
             )
+        if not encoder.compile:
+            return
+        if strategy.second_order:
+            raise ConfigError(
+                f"encoder.compile: strategy {name!r} takes second derivatives, which torch.compile does not have. "
+                "Set it to false."
+            )
+        if strategy.trains and not strategy.trains_heads:
+            raise ConfigError(
+                f"encoder.compile: strategy {name!r} learns from episodes, for which the encoder runs in parts and with other "
+                "parameters; only whole passes are compiled. Set it to false."
+            )
+        for key in ("cache", "checkpointing"):
+            if getattr(encoder, key):
+                raise ConfigError(
+                    f"encoder.compile does not go with encoder.{key}, for which layers run one by one. Set one only."
+                )
 
     def execute(self) -> dict[str, Any]:
         """Run to the end, from where an earlier start was stopped, and return the results.
@@ -264,6 +282,8 @@ class Run:
         encoder = load_encoder(config, place, cache=default_cache(), known=known)
         self.plugins.call("mtl_encoder_loaded", run=self, encoder=encoder)
         encoder.to(find_device(self.config.device))
+        if config.compile:
+            encoder.compile_passes()
         if config.cache:
             encoder.keep_frozen(default_cache().parent / "states", round(config.cache * 2**30))
         return encoder

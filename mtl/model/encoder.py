@@ -7,7 +7,7 @@ import inspect
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from mtl.data.tokenizer import Tokenizer
 from mtl.errors import EncoderError
 from mtl.files import write_atomic
 from mtl.model.checkpointing import Recompute, recompute_layers
+from mtl.model.compiling import Compiled
 from mtl.model.encoded import POOLING, Encoded, groups_by_length
 from mtl.model.kept_states import KeptStates, key_of
 from mtl.model.lora import LORA_FILE, add_lora, without_lora
@@ -73,6 +74,12 @@ class Encoder(nn.Module):
         self._frozen: list[tuple[nn.Module, str, nn.Parameter]] = []
         self.frozen_depth = 0
         self._recomputes: list[Recompute] = recompute_layers(list(self.layers()), precision) if checkpointing else []
+
+        self._compiled: Compiled | None = None
+
+    def compile_passes(self) -> None:
+        """Compile passes of the whole encoder; those in parts, as of inner loops, run as before."""
+        self._compiled = Compiled(self.backbone)
 
     @property
     def recomputing(self) -> bool:
@@ -191,7 +198,8 @@ class Encoder(nn.Module):
 
         layer.forward = stop
         try:
-            self._run(inputs)
+            with self._in_parts():
+                self._run(inputs)
         except _Reached as reached:
             return reached.states.float() if reached.states.dtype is torch.bfloat16 else reached.states
         finally:
@@ -205,8 +213,10 @@ class Encoder(nn.Module):
             return self._run(inputs)[:rows, :tokens]
 
     def _run(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        device = inputs["attention_mask"].device
-        with computing(self.precision, device):
+        mask = inputs["attention_mask"]
+        if self._compiled is not None:
+            self._compiled(mask)
+        with computing(self.precision, mask.device), self._compiled.explained() if self._compiled else nullcontext():
             states: Tensor = self.backbone(**inputs).last_hidden_state
         return states.float() if states.dtype is torch.bfloat16 else states  # a model in float64 stays so
 
@@ -224,10 +234,14 @@ class Encoder(nn.Module):
             for layer in layers[:depth]:
                 layer.forward = lambda *arguments, **options: (states,)  # some take a layer's output, some the first of it
             first.forward = lambda hidden, *arguments, **options: run(states, *arguments, **options)
-            yield
+            with self._in_parts():
+                yield
         finally:
             for module in (*before, *layers[:depth], first):
                 module.__dict__.pop("forward", None)
+
+    def _in_parts(self) -> AbstractContextManager[None]:
+        return self._compiled.in_parts() if self._compiled else nullcontext()
 
     def _embeddings(self) -> Any:
         found = getattr(self.backbone, "embeddings", None)
@@ -272,8 +286,11 @@ class Encoder(nn.Module):
     def counted(self) -> list[nn.Module]:
         """Return a module of every layer that runs when the layer is computed, and not when it is left out.
 
-        All of the encoder, where its layers are not found. Those whose states are kept run once, and are not counted.
+        All of the encoder, where its layers are not found or are compiled. Those whose states are kept run once, and are not
+        counted.
         """
+        if self._compiled is not None:
+            return [self._compiled]
         try:
             return [next(module for module in layer.modules() if isinstance(module, nn.Linear)) for layer in self.layers()]
         except (EncoderError, StopIteration):
