@@ -323,6 +323,9 @@ class ExperimentConfig(Frozen):
         ignored = {"name", "output", "base", "checkpoint", "device", "threads", "compare"}
         plain = self.model_dump(mode="json", exclude=ignored, exclude_none=True)
         del plain["encoder"]["checkpointing"]  # the result is the same to the last bit
+        for task in plain["tasks"]:
+            if isinstance(task, dict):
+                task["data"].pop("stream", None)  # likewise
         for place, key in ((plain, "tf32"), (plain["encoder"], "compile")):
             if not place[key]:  # as the folders of runs were called before there was such a key
                 del place[key]

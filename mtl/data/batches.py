@@ -101,7 +101,7 @@ def collate(rows: Mapping[str, RowIds], features: Mapping[str, Features], kinds:
         split = features[name]
         index = []
         for row in ids:
-            for sequence in range(split.offsets[row], split.offsets[row + 1]):
+            for sequence in split.places(row):
                 tokens, segments = split.tokenized[sequence]
                 key = tokens.tobytes() + (b"" if segments is None else segments.tobytes())
                 place = places.setdefault(key, len(chosen))
