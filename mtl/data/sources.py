@@ -204,7 +204,7 @@ def _read_file(path: Path, stream: bool = False) -> _Table:
             dataset = Dataset.from_dict({})  # a header alone, or blank lines
     digest = hashlib.sha256()
     with path.open("rb") as opened:
-        while block := opened.read(2**20):
+        while block := opened.read(2**18):
             digest.update(block)
     return _Table(dataset, str(path), digest.hexdigest(), stream=stream)
 
