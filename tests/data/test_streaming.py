@@ -227,7 +227,7 @@ def test_memory_does_not_grow_with_the_rows(plugins, backend, tmp_path, monkeypa
     monkeypatch.setattr(lazy, "_BLOCK", 200)
     long = "the cat sat on" + " " * 3000  # much to hold, and quick to read
     few = write(tmp_path / "few.jsonl", sentiment_rows(20))
-    path = write(tmp_path / "many.jsonl", [{"text": f"{long}{n}", "label": "ab"[n % 2]} for n in range(5000)])
+    path = write(tmp_path / "many.jsonl", [{"text": f"{long}{n}", "label": ("good", "bad")[n % 2]} for n in range(5000)])
     peaks = {}
     for stream in (True, False):
         data = {"files": {"train": path, "validation": few, "test": few}, "stream": stream}
