@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mtl.data.features import Ragged
+from mtl.errors import DataError
 from mtl.metrics import Array
 
 #: The names that safetensors has for types.
@@ -30,15 +31,26 @@ class Spool:
     def __init__(self, folder: Path | None) -> None:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
         self._file: Any = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # it lives as long as the array
         self._like: Array | None = None
         self._rows = 0
 
     def append(self, part: Array) -> None:
-        """Add rows, ``[rows, ...]``; the first part says of which type and form they are."""
+        """Add rows, ``[rows, ...]``; the first part says of which type and form they are.
+
+        Raises:
+            DataError: If there is no room.
+        """
         if self._like is None:
             self._like = np.empty((0, *part.shape[1:]), dtype=part.dtype)
-        np.ascontiguousarray(part, dtype=self._like.dtype).tofile(self._file)
+        try:
+            np.ascontiguousarray(part, dtype=self._like.dtype).tofile(self._file)
+        except OSError as error:
+            place = self._folder or tempfile.gettempdir()
+            raise DataError(
+                f"{place}: tokens cannot be written: {error}. Make room there, or set MTL_CACHE to another folder."
+            ) from error
         self._rows += len(part)
 
     @property
