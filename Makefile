@@ -30,6 +30,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/bfloat16.py
 	$(BIN)/python benchmarks/meta.py
 	$(BIN)/python benchmarks/kept_states.py
+	$(BIN)/python benchmarks/passes.py
+	$(BIN)/python benchmarks/streaming.py --rows 1000000
 	$(BIN)/python benchmarks/balancing.py
 	$(BIN)/python benchmarks/compare.py
 

@@ -59,23 +59,28 @@ class EncoderConfig(Frozen):
     Args:
         name: A registered name, a local folder or a Hub id.
         revision: The Hub revision.
+        layers: Use the first N layers only; the others are not loaded, trained or saved. Default: all.
         pooling: How a sequence becomes one vector.
         max_length: The most tokens of a sequence; longer texts are cut and counted.
         freeze: ``none``, ``embeddings``, ``all``, or N for the embeddings and the first N layers.
         attention: The attention path; ``auto`` takes what the strategy needs.
         precision: ``bf16`` computes the encoder in bfloat16 by autocast, parameters staying float32; ``auto`` does so
-            where the processor has it.
+            where the processor has it. A CPU without it is slow with ``bf16``, a GPU without it is refused.
         dropout: Overrides the encoder's own dropout.
         token_dropout: Share of tokens that are hidden at random in training: nothing attends to them, and they are not pooled
             (word dropout; Iyyer et al. 2015, "Deep Unordered Composition", ACL).
         cache: Gigabytes on disk that may hold what leaves the frozen layers of this encoder, so that every text goes through
             them once, whatever run or process asks; they have no dropout then. 0: nothing is kept.
+        checkpointing: Whether training keeps of every layer its input only and computes the layer again on the way back: less
+            memory, more time, the same result (Chen et al. 2016, arXiv:1604.06174). Not with second derivatives.
+        compile: Whether passes of the whole encoder in training are compiled by ``torch.compile``: for GPUs and long trainings.
         lora: Rank of low-rank updates that are put into the attention layers (Hu et al. 2022, arXiv:2106.09685), for
             inner loops and adaptations of ``lora``. Default: none.
     """
 
     name: str = Field(min_length=1)
     revision: str | None = None
+    layers: Annotated[int, Field(ge=1)] | None = None
     pooling: Literal["mean", "cls", "max"] = "mean"
     max_length: int = Field(default=128, ge=4, le=100_000)
     freeze: Literal["none", "embeddings", "all"] | Annotated[int, Field(ge=1)] = "none"
@@ -84,6 +89,8 @@ class EncoderConfig(Frozen):
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     token_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     cache: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    checkpointing: bool = False
+    compile: bool = False
     lora: Annotated[int, Field(ge=1, le=1024)] | None = None
 
     @model_validator(mode="before")
@@ -284,6 +291,7 @@ class ExperimentConfig(Frozen):
         compare: A grid: axes over any keys, a key and a list of its values. Every combination is a run.
         seed: Of everything random.
         device: ``auto``, ``cpu``, ``cuda``, …; ``auto`` is a GPU where there is one.
+        tf32: Whether a CUDA device multiplies float32 matrices in TensorFloat-32: faster from Ampere on, less exact.
         threads: Threads of PyTorch on the CPU. Default: PyTorch's own choice.
         output: The folder of all experiments, from where the command is run.
         base: The folder that relative paths of data and encoder start from. Default in a file: the file's folder.
@@ -307,6 +315,7 @@ class ExperimentConfig(Frozen):
     compare: CompareConfig = CompareConfig()
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "auto"
+    tf32: bool = False
     threads: Annotated[int, Field(ge=1)] | None = None
     output: Path = Path("runs")
     base: Path = Path()
@@ -315,7 +324,12 @@ class ExperimentConfig(Frozen):
     def hash(self) -> str:
         """Eight hex digits that change with anything that may change the result."""
         ignored = {"name", "output", "base", "checkpoint", "device", "threads", "compare"}
-        text = json.dumps(self.model_dump(mode="json", exclude=ignored, exclude_none=True), sort_keys=True)
+        plain = self.model_dump(mode="json", exclude=ignored, exclude_none=True)
+        del plain["encoder"]["checkpointing"]  # the result is the same to the last bit
+        for task in plain["tasks"]:
+            if isinstance(task, dict):
+                task["data"].pop("stream", None)  # likewise
+        text = json.dumps(plain, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def cells(self) -> list[tuple[Point, ExperimentConfig]]:

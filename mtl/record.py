@@ -126,6 +126,7 @@ def _environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "float32_products": torch.get_float32_matmul_precision(),
         "command": command(),
         "packages": {"torch": torch.__version__, **{name: version(name) for name in packages}},
     }

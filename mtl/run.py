@@ -23,9 +23,11 @@ from mtl.errors import CheckpointError, ConfigError, MTLError, UnknownNameError
 from mtl.files import locked, read_json, to_json, write_json
 from mtl.kind import TaskKind
 from mtl.model.bundle import Bundle, Practice
-from mtl.model.encoder import Encoder, find_device, load_encoder
+from mtl.model.device import find_device, multiplying
+from mtl.model.encoder import Encoder, load_encoder
 from mtl.model.inference import TaskData, calibrate, evaluate, keep
 from mtl.model.multitask import MultiTaskModel
+from mtl.model.precision import check_precision
 from mtl.plugins import Plugins
 from mtl.record import check_fingerprints, describe, summarize, timing
 from mtl.report.write import write_report
@@ -104,11 +106,38 @@ class Run:
         self.build("sampler", self.config.sampler)
         if self._stage:
             self._stage.check(self.strategy)
-        find_device(self.config.device)
+        check_precision(self.config.encoder.precision, find_device(self.config.device))
+        self._check_encoder()
         how = self.config.evaluation.aggregate
         names = [task.name for task in sources]
         if how not in ("mean", "worst", *names):
             raise UnknownNameError("aggregate", how, ["mean", "worst", *names])
+
+    def _check_encoder(self) -> None:
+        encoder, strategy, name = self.config.encoder, self.strategy, self.config.strategy.name
+        if encoder.checkpointing and strategy.second_order:
+            raise ConfigError(
+                f"encoder.checkpointing: strategy {name!r} takes second derivatives, which would be wrong: a layer that is "
+                "computed again on the way back cannot be differentiated a second time. Set it to false; to save memory there, "
+                "adapt fewer layers, or set strategy.memory to recompute."
+            )
+        if not encoder.compile:
+            return
+        if strategy.second_order:
+            raise ConfigError(
+                f"encoder.compile: strategy {name!r} takes second derivatives, which torch.compile does not have. "
+                "Set it to false."
+            )
+        if strategy.trains and not strategy.trains_heads:
+            raise ConfigError(
+                f"encoder.compile: strategy {name!r} learns from episodes, for which the encoder runs in parts and with other "
+                "parameters; only whole passes are compiled. Set it to false."
+            )
+        for key in ("cache", "checkpointing"):
+            if getattr(encoder, key):
+                raise ConfigError(
+                    f"encoder.compile does not go with encoder.{key}, for which layers run one by one. Set one only."
+                )
 
     def execute(self) -> dict[str, Any]:
         """Run to the end, from where an earlier start was stopped, and return the results.
@@ -121,7 +150,8 @@ class Run:
             if finished.is_file():
                 return read_results(finished, CheckpointError)
             try:
-                return self._execute()
+                with multiplying(find_device(self.config.device), tf32=self.config.tf32):
+                    return self._execute()
             except BaseException as error:
                 try:
                     self.plugins.call("mtl_run_failed", run=self, error=error)
@@ -244,6 +274,8 @@ class Run:
         if self._bundle is not None:
             return self._bundle.model.encoder.to(find_device(self.config.device))
         encoder = self._load_untouched()
+        if self.config.encoder.compile:
+            encoder.compile_passes()
         if self.config.encoder.cache:
             encoder.keep_frozen(default_cache().parent / "states", round(self.config.encoder.cache * 2**30))
         return encoder

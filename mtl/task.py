@@ -44,9 +44,11 @@ class FileData(Frozen):
     Args:
         files: One path with ``{split}`` in it, one path to be divided, or a path for each split. Of
             ``rows.jsonl`` and ``rows.jsonl.gz`` the one that exists is taken.
+        stream: Whether rows and tokens stay on disk, for data that are larger than memory; the result is the same.
     """
 
     files: str | dict[Split, str]
+    stream: bool = False
 
 
 class ListData(Frozen):

@@ -118,9 +118,10 @@ def test_the_hash_changes_with_what_may_change_the_result_and_with_nothing_else(
     base = validate(LEAST, "test").hash
     for same in ({"name": "x"}, {"output": "y"}, {"checkpoint": {"every_seconds": 1}}, {"device": "cpu"}, {"threads": 1}):
         assert validate({**LEAST, **same}, "test").hash == base, same
-    other = [{"seed": 1}, {"tasks": ["a"]}, {"strategy": "single"}, {"batch": {"size": 8}}, {"encoder": "other"}]
+    assert validate({**LEAST, "encoder": {"name": LEAST["encoder"], "checkpointing": True}}, "test").hash == base
+    other = [{"seed": 1}, {"tasks": ["a"]}, {"strategy": "single"}, {"batch": {"size": 8}}, {"encoder": "other"}, {"tf32": True}]
     hashes = {validate({**LEAST, **change}, "test").hash for change in other}
-    assert len(hashes | {base}) == 6
+    assert len(hashes | {base}) == 7
 
 
 def test_a_choice_keeps_its_options_apart():

@@ -70,13 +70,20 @@ class Batch:
         parts = {
             name: replace(
                 part,
-                index=None if part.index is None else part.index.to(device, non_blocking=True),
-                columns={key: value.to(device, non_blocking=True) for key, value in part.columns.items()},
-                counts=None if part.counts is None else part.counts.to(device, non_blocking=True),
+                index=None if part.index is None else _send(part.index, device),
+                columns={key: _send(value, device) for key, value in part.columns.items()},
+                counts=None if part.counts is None else _send(part.counts, device),
             )
             for name, part in self.parts.items()
         }
-        return Batch({key: value.to(device, non_blocking=True) for key, value in self.inputs.items()}, parts)
+        return Batch({key: _send(value, device) for key, value in self.inputs.items()}, parts)
+
+
+def _send(value: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device; to a CUDA device from pinned memory, so that nobody waits for the copy."""
+    if device.type != "cuda" or value.device.type != "cpu":
+        return value.to(device)
+    return value.pin_memory().to(device, non_blocking=True)
 
 
 def collate(rows: Mapping[str, RowIds], features: Mapping[str, Features], kinds: Mapping[str, TaskKind] | None = None) -> Batch:
@@ -94,7 +101,7 @@ def collate(rows: Mapping[str, RowIds], features: Mapping[str, Features], kinds:
         split = features[name]
         index = []
         for row in ids:
-            for sequence in range(split.offsets[row], split.offsets[row + 1]):
+            for sequence in split.places(row):
                 tokens, segments = split.tokenized[sequence]
                 key = tokens.tobytes() + (b"" if segments is None else segments.tobytes())
                 place = places.setdefault(key, len(chosen))

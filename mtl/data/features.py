@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mtl.data.lazy import Lazy
 from mtl.data.rows import Rows, join_rows
 from mtl.errors import MTLError
 from mtl.metrics import Array
@@ -55,8 +56,8 @@ class Ragged:
 
     def take(self, indices: Sequence[int]) -> Ragged:
         """Return the lists at ``indices``, in that order."""
-        offsets = np.zeros(len(indices) + 1, dtype=np.int64)
-        np.cumsum(self.lengths[np.asarray(indices, dtype=np.int64)], out=offsets[1:])
+        chosen, offsets = np.asarray(indices, dtype=np.int64), np.zeros(len(indices) + 1, dtype=np.int64)
+        np.cumsum(self.offsets[chosen + 1] - self.offsets[chosen], out=offsets[1:])
         values = np.concatenate([self[index] for index in indices]) if len(indices) else self.values[:0]
         return Ragged(values, offsets, self.fill)
 
@@ -142,28 +143,40 @@ class Features:
     @cached_property
     def counts(self) -> Array:
         """How many sequences each row has, ``[rows]``."""
-        return np.full(len(self), self.sequences, dtype=np.int64) if isinstance(self.sequences, int) else self.sequences
+        fixed = isinstance(self.sequences, int)
+        return np.broadcast_to(np.int64(self.sequences), (len(self),)) if fixed else np.asarray(self.sequences)
 
     @cached_property
     def offsets(self) -> Array:
         """Where the sequences of each row start, and the end, ``[rows + 1]``."""
         return np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int64)
 
+    def places(self, row: int) -> range:
+        """Return where the sequences of a row are."""
+        if isinstance(self.sequences, int):
+            return range(row * self.sequences, (row + 1) * self.sequences)
+        return range(int(self.offsets[row]), int(self.offsets[row + 1]))
+
     @property
     def lengths(self) -> Array:
         """Tokens of each row's longest sequence, ``[rows]``."""
+        if isinstance(self.sequences, int) and self.sequences == 1:
+            return self.tokenized.input_ids.lengths
         longest: Array = np.maximum.reduceat(self.tokenized.input_ids.lengths, self.offsets[:-1])
         return longest
 
     def take(self, indices: Sequence[int]) -> Features:
         """Return the rows at ``indices``, in that order."""
-        sequences = [place for row in indices for place in range(self.offsets[row], self.offsets[row + 1])]
+        sequences = [place for row in indices for place in self.places(row)]
         chosen = np.asarray(indices, dtype=np.int64)
         counts = self.sequences if isinstance(self.sequences, int) else self.sequences[chosen]
         columns = {
             name: column.take(indices) if isinstance(column, Ragged) else column[chosen] for name, column in self.columns.items()
         }
-        requests = [self.requests[row] for row in indices] if self.requests else ()
+        if isinstance(self.requests, Lazy):
+            requests: Sequence[Sequence[Request]] = self.requests.take(indices)
+        else:
+            requests = [self.requests[row] for row in indices] if self.requests else ()
         return Features(self.tokenized.take(sequences), counts, columns, self.rows.take(indices), requests)
 
 
@@ -214,6 +227,10 @@ def featurize(kind: TaskKind, rows: Rows, tokenizer: Tokenizer, *, with_targets:
     Raises:
         DataError: If a row cannot serve; names file and row.
     """
+    if rows.on_disk:
+        from mtl.data.streaming import featurize_in_parts  # it stands on what is above
+
+        return featurize_in_parts(kind, rows, tokenizer, with_targets=with_targets)
     requests = kind.requests(rows)
     counts = kind.sequence_counts(rows)
     ends = np.cumsum(counts).tolist()
@@ -223,14 +240,14 @@ def featurize(kind: TaskKind, rows: Rows, tokenizer: Tokenizer, *, with_targets:
         raise rows.error(int(np.searchsorted(ends, error.request, side="right")), str(error)) from error
     columns = {**kind.alignment(tokenized), **(kind.targets(rows, tokenized) if with_targets else {})}
     own = [requests[end - count : end] for end, count in zip(ends, counts.tolist(), strict=True)]
-    sequences = kind.sequences if kind.sequences and tokenized.origin is None else _sequences(counts, tokenized)
+    sequences = kind.sequences if kind.sequences and tokenized.origin is None else sequences_of(counts, tokenized)
     features = Features(tokenized, sequences, columns, rows, own)
     if with_targets and (first := kind.redraw(features, range(len(rows)), np.random.default_rng(0))) is not None:
         return first
     return features
 
 
-def _sequences(counts: Array, tokenized: Tokenized) -> Array:
+def sequences_of(counts: Array, tokenized: Tokenized) -> Array:
     """Return how many sequences each row has, ``[rows]``, from how many requests it has."""
     if tokenized.origin is None:
         return counts

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mtl.data.lazy import Lazy
 from mtl.errors import RowError
 
 
@@ -35,10 +36,23 @@ class Rows:
     def __contains__(self, role: object) -> bool:
         return role in self.columns
 
+    @property
+    def on_disk(self) -> bool:
+        """Whether the values stay on disk and are read when they are asked for."""
+        return any(isinstance(values, Lazy) for values in self.columns.values())
+
     def take(self, indices: Sequence[int]) -> Rows:
         """Return the rows at ``indices``, in that order."""
-        columns = {role: [values[i] for i in indices] for role, values in self.columns.items()}
+        columns = {
+            role: values.take(indices) if isinstance(values, Lazy) else [values[i] for i in indices]
+            for role, values in self.columns.items()
+        }
         return Rows(columns, self.source, [self.numbers[i] for i in indices], self.fingerprint)
+
+    def in_parts(self, size: int) -> Iterator[Rows]:
+        """Yield the rows in parts of at most ``size``, for what goes through all of them once."""
+        for start in range(0, len(self), size):
+            yield self.take(range(start, min(start + size, len(self))))
 
     def where(self, index: int) -> str:
         """Name the place of a row: ``train.csv, row 12``."""

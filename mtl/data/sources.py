@@ -11,6 +11,9 @@ from functools import singledispatch
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from mtl.data.lazy import DiskColumn
 from mtl.data.rows import Rows
 from mtl.errors import DataError, did_you_mean
 from mtl.files import why_no_file
@@ -23,19 +26,31 @@ _CUT_SHARE = 10
 
 
 class _Table:
-    """A data set as `datasets` reads it, with its source's name and fingerprint."""
+    """A data set as `datasets` reads it, with its source's name and fingerprint; it may stay on disk."""
 
-    def __init__(self, dataset: Any, source: str, fingerprint: str, numbers: Sequence[int] | None = None) -> None:
-        self.dataset, self.source, self.fingerprint = dataset, source, fingerprint
+    def __init__(
+        self, dataset: Any, source: str, fingerprint: str, numbers: Sequence[int] | None = None, *, stream: bool = False
+    ) -> None:
+        self.dataset, self.source, self.fingerprint, self.stream = dataset, source, fingerprint, stream
         self.numbers = numbers if numbers is not None else range(1, len(dataset) + 1)
 
-    def select(self, indices: Sequence[int], why: str) -> _Table:
+    def select(self, indices: Any, why: str) -> _Table:
         return _Table(
             self.dataset.select(indices),
             self.source,
             _digest(self.fingerprint, why),
-            [self.numbers[index] for index in indices],
+            self._numbers(indices),
+            stream=self.stream,
         )
+
+    def _numbers(self, indices: Sequence[int]) -> Any:
+        if self.stream:  # eight bytes a row
+            return np.asarray(self.numbers)[np.asarray(indices)]
+        return [self.numbers[index] for index in indices]
+
+    def column(self, name: str) -> Sequence[Any]:
+        values: Sequence[Any] = DiskColumn(self.dataset.select_columns([name]), name) if self.stream else self.dataset[name][:]
+        return values
 
 
 def load_splits(task: Task, roles: dict[str, bool], base: Path) -> dict[Split, Rows]:
@@ -113,13 +128,13 @@ def _(data: ListData, base: Path) -> dict[Split, _Table]:
 @_read.register
 def _(data: FileData, base: Path) -> dict[Split, _Table]:
     if isinstance(data.files, dict):
-        return {split: _read_file(_resolve(path, base)) for split, path in data.files.items()}
+        return {split: _read_file(_resolve(path, base), data.stream) for split, path in data.files.items()}
     if "{split}" not in data.files:
-        return {"train": _read_file(_resolve(data.files, base))}
+        return {"train": _read_file(_resolve(data.files, base), data.stream)}
     paths = {split: _find(data.files.replace("{split}", split), base) for split in SPLITS}
     if paths["train"] is None:
         _resolve(data.files.replace("{split}", "train"), base)
-    return {split: _read_file(path) for split, path in paths.items() if path is not None}
+    return {split: _read_file(path, data.stream) for split, path in paths.items() if path is not None}
 
 
 @_read.register
@@ -166,7 +181,7 @@ def _resolve(path: str, base: Path) -> Path:
     raise DataError(why_no_file((base / path).expanduser()))
 
 
-def _read_file(path: Path) -> _Table:
+def _read_file(path: Path, stream: bool = False) -> _Table:
     from datasets import Dataset, load_dataset
 
     suffixes = [suffix for suffix in path.suffixes if suffix != ".gz"]
@@ -187,7 +202,11 @@ def _read_file(path: Path) -> _Table:
             if "no data" not in str(error):
                 raise
             dataset = Dataset.from_dict({})  # a header alone, or blank lines
-    return _Table(dataset, str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+    digest = hashlib.sha256()
+    with path.open("rb") as opened:
+        while block := opened.read(2**18):
+            digest.update(block)
+    return _Table(dataset, str(path), digest.hexdigest(), stream=stream)
 
 
 @contextmanager
@@ -283,11 +302,15 @@ def _mixed(rows: Iterable[tuple[int, Mapping[str, Any]]], unit: str) -> str:
 def _keep_where(table: _Table, task: Task, split: str) -> _Table:
     for column, wanted in task.where.items():
         _must_have(table, column, f"Task {task.name!r}, 'where'", "Mend the column's name there.")
-        values = [str(value) for value in table.dataset[column]]
-        kept = [index for index, value in enumerate(values) if value in wanted]
-        absent = sorted(set(wanted) - set(values))
+        values: set[str] = set()
+        kept = []
+        for index, value in enumerate(map(str, table.column(column))):
+            values.add(value)
+            if value in wanted:
+                kept.append(index)
+        absent = sorted(set(wanted) - values)
         if absent and split == "train":
-            near = did_you_mean(absent[0], set(values))
+            near = did_you_mean(absent[0], values)
             raise DataError(f"Task {task.name!r}: no row of {table.source} has {column!r} = {absent[0]!r}. {near}".strip())
         table = table.select(kept, f"{column} in {sorted(wanted)}")
     return table
@@ -299,22 +322,19 @@ def _cut_missing(tables: dict[Split, _Table]) -> dict[Split, _Table]:
     train = tables["train"]
     if not missing:
         return tables
-    digests = [_digest(json.dumps(row, sort_keys=True, default=str)) for row in train.dataset]
-    distinct = sorted(set(digests))
-    size = max(1, len(distinct) // _CUT_SHARE)
-    side: dict[str, Split] = {
-        digest: split for number, split in enumerate(missing) for digest in distinct[number * size : (number + 1) * size]
-    }
-    parts: dict[Split, list[int]] = {split: [] for split in ("train", *missing)}
-    for index, digest in enumerate(digests):
-        parts[side.get(digest, "train")].append(index)
+    # The first 16 of 64 digits, as numbers: of the same order, and eight bytes a row.
+    digests = np.fromiter(map(_row_digest, train.dataset), np.uint64, len(train.dataset))
+    distinct = np.unique(digests)
+    side = np.searchsorted(distinct, digests) // max(1, len(distinct) // _CUT_SHARE)
+    parts = {split: np.flatnonzero(side == number) for number, split in enumerate(missing)}
+    parts["train"] = np.flatnonzero(side >= len(missing))
     cut = {split: train.select(indices, f"cut for {split}") for split, indices in parts.items()}
     return {**tables, **cut}
 
 
 def _as_rows(table: _Table, task: Task, roles: dict[str, bool]) -> Rows:
     names = {role: task.columns.get(role, role) for role in roles}
-    columns = {role: table.dataset[name][:] for role, name in names.items() if name in table.dataset.column_names}
+    columns = {role: table.column(name) for role, name in names.items() if name in table.dataset.column_names}
     return Rows(columns, table.source, table.numbers, table.fingerprint)
 
 
@@ -340,6 +360,10 @@ def _must_have(table: _Table, column: str, who: str, advice: str) -> None:
 def _because_of(task: Task) -> str:
     kept = " and ".join(f"{column!r} is {' or '.join(map(repr, wanted))}" for column, wanted in task.where.items())
     return f" left, as 'where' keeps those whose {kept}" if task.where else ""
+
+
+def _row_digest(row: Mapping[str, Any]) -> int:
+    return int(_digest(json.dumps(row, sort_keys=True, default=str))[:16], 16)
 
 
 def _digest(*parts: str) -> str:

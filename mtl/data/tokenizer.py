@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mtl.data.features import Ragged, Tokenized, WindowError
+from mtl.data.spool import Spool, map_safetensors, write_safetensors
 from mtl.data.vocabulary import Vocabulary
 from mtl.files import write_atomic
 from mtl.metrics import Array
@@ -56,10 +57,7 @@ class Tokenizer:
         """
         if self.cache is None:
             return self.uncached(requests, words, stride)
-        digest = hashlib.sha256(f"{self._fingerprint}|{words}|{stride}".encode())
-        for request in requests:
-            digest.update(repr(request).encode())
-        path = self.cache / f"{digest.hexdigest()[:32]}.safetensors"
+        path = self._place(self.cache, [requests], words, stride)
         if path.is_file():
             try:
                 return self._unpack(load_file(path))
@@ -68,6 +66,54 @@ class Tokenizer:
         tokenized = self.uncached(requests, words, stride)
         write_atomic(path, lambda temporary: save_file(_pack(tokenized), temporary))
         return tokenized
+
+    def streamed(
+        self, parts: Callable[[], Iterable[Sequence[Request]]], *, words: bool = False, stride: int | None = None
+    ) -> Tokenized:
+        """Tokenise requests that come in parts, a part in memory at a time; the cache and the result are those of a call.
+
+        Args:
+            parts: Gives the parts from the first on, whenever it is called.
+            words: Asks for the places of words too.
+            stride: See :meth:`__call__`.
+
+        Raises:
+            WindowError: See :meth:`__call__`.
+        """
+        path = None if self.cache is None else self._place(self.cache, parts(), words, stride)
+        if path is not None and path.is_file():
+            try:
+                return self._unpack(map_safetensors(path))
+            except (OSError, KeyError, ValueError):
+                path.unlink(missing_ok=True)  # a torn cache file is made again
+        spools: dict[str, Spool] = {}
+        start = truncated = 0
+        for part in parts():
+            try:
+                tokenized = self.uncached(part, words, stride)
+            except WindowError as error:
+                error.request += start
+                raise
+            for name, values in _pack(tokenized).items():
+                if name not in spools:
+                    spools[name] = Spool(self.cache)
+                elif name.endswith(".offsets"):  # they go on where those of the last part ended
+                    values = values[1:] + (spools[name.removesuffix(".offsets")].shape[0] - values[-1])
+                spools[name].append(values + start if name == "origin" else values)
+            start, truncated = start + len(part), truncated + tokenized.truncated
+        spools["truncated"] = Spool(self.cache)
+        spools["truncated"].append(np.array([truncated]))
+        if path is None:
+            return self._unpack({name: spool.mapped() for name, spool in spools.items()})
+        write_atomic(path, lambda temporary: write_safetensors(temporary, spools))
+        return self._unpack(map_safetensors(path))
+
+    def _place(self, cache: Path, parts: Iterable[Sequence[Request]], words: bool, stride: int | None) -> Path:
+        digest = hashlib.sha256(f"{self._fingerprint}|{words}|{stride}".encode())
+        for part in parts:
+            for request in part:
+                digest.update(repr(request).encode())
+        return cache / f"{digest.hexdigest()[:32]}.safetensors"
 
     def uncached(self, requests: Sequence[Request], words: bool, stride: int | None = None) -> Tokenized:
         """Tokenise ``requests`` without looking at the cache."""

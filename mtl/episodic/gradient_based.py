@@ -81,6 +81,10 @@ class GradientBased(EpisodicStrategy):
 
     exact: ClassVar[bool] = True
 
+    @property
+    def second_order(self) -> bool:
+        return self.exact and self.adapt != "head"
+
     def prepare(self, model: MultiTaskModel) -> None:
         self._progress = 0.0
         scope = scope_of(model.encoder, self.adapt, embeddings=self.embeddings, layer_norms=self.layer_norms)

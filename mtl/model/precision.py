@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cache
@@ -12,6 +13,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import pad
 
+from mtl.errors import ConfigError
+
+_LOG = logging.getLogger(__name__)
 Precision = Literal["fp32", "bf16", "auto"]
 _ROWS, _TOKENS = 4, 8
 
@@ -28,6 +32,22 @@ def has_bfloat16(device: torch.device) -> bool:
 def in_bfloat16(precision: Precision, device: torch.device) -> bool:
     """Tell whether a pass is computed in bfloat16."""
     return precision == "bf16" or (precision == "auto" and has_bfloat16(device))
+
+
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """Check that a device can do what is asked for. A CPU without bfloat16 can, slowly; it is warned of.
+
+    Raises:
+        ConfigError: If a GPU does not multiply in bfloat16.
+    """
+    if precision != "bf16" or has_bfloat16(device):
+        return
+    if device.type == "cuda":
+        raise ConfigError(
+            f"encoder.precision: bf16 is asked for, but the device {device} does not multiply in bfloat16 (NVIDIA GPUs do from "
+            "Ampere on). Use auto, which takes it where it is there, or fp32."
+        )
+    _LOG.warning("encoder.precision: this processor has no bfloat16; it is emulated, slower than fp32. auto would take fp32.")
 
 
 @contextmanager

@@ -205,11 +205,13 @@ class Trainer:
     @contextmanager
     def _counting_passes(self) -> Iterator[None]:
         """Count the sequences that go through the encoder, those of inner loops too; n of its N layers count as n / N."""
-        layers, seen = self.model.encoder.counted(), 0
+        encoder, seen = self.model.encoder, 0
+        layers = encoder.counted()
 
         def count(module: Any, arguments: Any, options: Mapping[str, Any]) -> None:
             nonlocal seen
-            seen += len(options["attention_mask"] if "attention_mask" in options else arguments[0])
+            if not encoder.recomputing:  # checkpointing changes what a step costs, not what it learns from
+                seen += len(options["attention_mask"] if "attention_mask" in options else arguments[0])
 
         hooks = [layer.register_forward_pre_hook(count, with_kwargs=True) for layer in layers]
         try:

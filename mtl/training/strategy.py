@@ -51,6 +51,11 @@ class Strategy(ABC):
     trains: ClassVar[bool] = True
     trains_heads: ClassVar[bool] = True
 
+    @property
+    def second_order(self) -> bool:
+        """Whether derivatives by the encoder's parameters or states are differentiated again."""
+        return False
+
     def groups(self, tasks: Sequence[str]) -> dict[str, list[str]]:
         """Return the models to train: a name for each, and its tasks. One model for all by default."""
         return {"joint": list(tasks)}

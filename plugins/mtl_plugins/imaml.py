@@ -35,6 +35,10 @@ class IMAML(GradientBased):
 
     exact: ClassVar[bool] = False
 
+    @property
+    def second_order(self) -> bool:
+        return self.adapt != "head"  # of products with the Hessian
+
     def prepare(self, model: MultiTaskModel) -> None:
         super().prepare(model)
         refuse_learned_rates(self, "imaml")

@@ -22,6 +22,7 @@ from mtl.model.encoded import Encoded
 from mtl.task import Frozen
 
 _NOTHING = -1
+_PART_ROWS = 8192
 _Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -110,7 +111,10 @@ class MaskedLanguageModelling(mtl.TaskKind):
 
     def fit(self, rows: Rows) -> None:
         self._counts = Counter(
-            token for tokens in self.vocabulary.encode(rows.texts("text", max_words=self.task.max_words)) for token in tokens
+            token
+            for part in rows.in_parts(_PART_ROWS)
+            for tokens in self.vocabulary.encode(part.texts("text", max_words=self.task.max_words))
+            for token in tokens
         )
 
     def requests(self, rows: Rows) -> list[Request]:

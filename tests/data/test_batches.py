@@ -184,3 +184,29 @@ def test_no_evaluation_batch_has_more_tokens_than_allowed(sequences):
 def test_evaluation_batches_have_rows_of_like_length_longest_first():
     lengths = np.array([4, 9, 4, 7, 9, 1])
     assert list(by_length(lengths_only(lengths), size=2, max_tokens=100)) == [[1, 4], [3, 0], [2, 5]]
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cuda", True), ("cuda:1", True), ("mps", False), ("xpu", False)])
+def test_only_copies_to_cuda_devices_are_pinned_and_not_waited_for(work, monkeypatch, device, pinned):
+    pins, copies = [], []
+
+    def pin(tensor):
+        pins.append(tensor)
+        return tensor.clone()
+
+    def to(tensor, target, *, non_blocking=False):
+        copies.append((tensor, str(target), non_blocking))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    kinds, features = work
+    batch = collate({name: [1, 0] for name in features}, features, kinds)
+    batch.to(torch.device(device))
+    tensors = [*batch.inputs.values(), *(value for part in batch.parts.values() for value in part.columns.values())]
+    tensors += [part.index for part in batch.parts.values() if part.index is not None]
+    assert len(copies) == len(tensors)
+    assert {(target, waited) for _, target, waited in copies} == {(device, pinned)}
+    assert {id(tensor) for tensor in pins} == ({id(tensor) for tensor in tensors} if pinned else set())
+    # What is copied is what was pinned, not what it was made of.
+    assert all((id(tensor) in {id(own) for own in tensors}) is not pinned for tensor, *_ in copies)

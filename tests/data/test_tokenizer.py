@@ -108,3 +108,16 @@ def test_what_a_vocabulary_encodes_it_decodes(backend):
     tokens = vocabulary.encode(["the cat sat", "a dog"])
     assert [len(found) for found in tokens] == [3, 2]
     assert [vocabulary.decode([*found, vocabulary.end]) for found in tokens] == ["the cat sat", "a dog"]
+
+
+def test_tokens_and_their_place_in_the_cache_do_not_depend_on_threads(backend, tmp_path, monkeypatch):
+    texts = [f"{'the cat ' * (n % 9)}sat {n}" for n in range(5000)]  # more than a chunk
+    found = []
+    for threads in ("true", "false"):
+        monkeypatch.setenv("TOKENIZERS_PARALLELISM", threads)
+        tokenized = Tokenizer(backend, 16, tmp_path / threads)(texts)
+        found.append([tokenized.input_ids.values.tolist(), tokenized.input_ids.offsets.tolist(), tokenized.truncated])
+    assert found[0] == found[1]
+    names = [[path.name for path in (tmp_path / threads).iterdir()] for threads in ("true", "false")]
+    assert names[0] == names[1]
+    assert len(names[0]) == 1

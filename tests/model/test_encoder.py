@@ -131,6 +131,54 @@ def test_the_attention_path_is_sdpa_unless_another_is_asked_for(encoder_folder, 
     assert [encoder.attention for encoder in WATCHING.encoders] == [used]
 
 
+@pytest.mark.parametrize("architecture", ["Bert", "Roberta", "Electra", "DistilBert", "MPNet"])
+@torch.no_grad()
+def test_the_first_layers_alone_give_the_states_of_the_whole_at_that_layer(architecture, encoder_folder, tmp_path):
+    import transformers
+
+    whole, inputs = small(architecture), ragged([9, 4, 6])
+    whole.backbone.save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(encoder_folder).save_pretrained(tmp_path)
+    states = whole.backbone(**inputs, output_hidden_states=True).hidden_states
+    known = inputs["attention_mask"].bool()
+    for count in (1, 2, 3):
+        encoder = load_encoder(EncoderConfig(name="x", max_length=32, layers=count), tmp_path).eval()
+        assert len(encoder.layers()) == count
+        assert_close(encoder(inputs).states[known], states[count][known], rtol=0, atol=1e-6)
+
+
+def test_the_first_layers_of_an_encoder_whose_layers_differ(encoder_folder, tmp_path):
+    import transformers
+
+    whole, inputs = small("ModernBert"), ragged([9, 4, 6])  # global, local, local
+    whole.backbone.save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(encoder_folder).save_pretrained(tmp_path)
+    encoder = load_encoder(EncoderConfig(name="x", max_length=32, layers=2), tmp_path).eval()
+    with torch.no_grad():  # the norm that follows the last layer stays
+        expected = whole.backbone.final_norm(whole.trunk(inputs, 2))
+        assert_close(encoder(inputs).states, expected, rtol=0, atol=1e-5)
+
+
+def test_a_bundle_of_the_first_layers_is_smaller_and_answers_alike(experiment_values):
+    sizes, names = [], []
+    for layers in (1, None):
+        values = {**experiment_values, "tasks": experiment_values["tasks"][:1], "name": f"first-{layers}"}
+        values["encoder"] = {**values["encoder"], "layers": layers}
+        folder = mtl.Experiment.of(**values).run().folder
+        sizes.append((folder / "models" / "joint" / "encoder" / "model.safetensors").stat().st_size)
+        bundle = mtl.load_bundle(folder)
+        names.append(len(bundle.model.encoder.layers()))
+        assert bundle.predict(["the cat is good"])[0]["mood"]["label"] in ("good", "bad")
+    assert names == [1, 2]
+    # A layer has 4 · 32² + 2 · 32 · 64 weights, and its biases and norms.
+    assert sizes[1] - sizes[0] > 4 * (4 * 32**2 + 2 * 32 * 64)
+
+
+def test_more_layers_than_there_are_is_an_error(encoder_folder):
+    with pytest.raises(EncoderError, match=r"encoder\.layers is 3, but .* has 2 layers"):
+        load(encoder_folder, layers=3)
+
+
 def test_dropout_is_overridden(encoder_folder):
     rates = {module.p for module in load(encoder_folder, dropout=0.25).modules() if isinstance(module, nn.Dropout)}
     assert rates == {0.25}

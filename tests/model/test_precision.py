@@ -7,9 +7,11 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.profiler import ProfilerActivity, profile
 
+import mtl.model.precision as module
 from mtl.config import EncoderConfig
+from mtl.errors import ConfigError
 from mtl.model.encoder import load_encoder
-from mtl.model.precision import attention_by_products, computing, in_bfloat16
+from mtl.model.precision import attention_by_products, check_precision, computing, in_bfloat16
 
 CPU = torch.device("cpu")
 
@@ -68,3 +70,26 @@ def test_a_pass_in_bfloat16_has_few_shapes_and_says_the_same(encoder_folder, mon
     assert seen[3:] == [(5, 11)] * 2
     whole.sum().backward()
     assert all(bool(p.grad.isfinite().all()) for p in encoder.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])
+def test_a_gpu_without_bfloat16_is_refused_only_where_it_is_asked_for(monkeypatch, precision):
+    monkeypatch.setattr(module, "has_bfloat16", lambda device: False)
+    cuda = torch.device("cuda:0")
+    if precision == "bf16":
+        with pytest.raises(ConfigError, match=r"encoder\.precision: bf16 .* device cuda:0 does not multiply .* Use auto"):
+            check_precision(precision, cuda)
+    else:
+        check_precision(precision, cuda)
+        assert not in_bfloat16(precision, cuda)
+
+
+def test_a_cpu_without_bfloat16_is_warned_of_and_computes(monkeypatch, caplog):
+    monkeypatch.setattr(module, "has_bfloat16", lambda device: False)
+    for precision in ("fp32", "auto"):
+        check_precision(precision, CPU)
+    assert not caplog.text
+    check_precision("bf16", CPU)
+    assert "has no bfloat16; it is emulated" in caplog.text
+    with computing("bf16", CPU):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).tolist() == [[2.0, 2.0], [2.0, 2.0]]
