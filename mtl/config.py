@@ -70,8 +70,8 @@ class EncoderConfig(Frozen):
             (word dropout; Iyyer et al. 2015, "Deep Unordered Composition", ACL).
         cache: Gigabytes on disk that may hold what leaves the frozen layers of this encoder, so that every text goes through
             them once, whatever run or process asks; they have no dropout then. 0: nothing is kept.
-        lora: Rank of low-rank updates that are put into the attention layers (Hu et al. 2022, arXiv:2106.09685), for
-            inner loops and adaptations of ``lora``. Default: none.
+        adapter: A few weights that are put into the layers, to be trained in the place of all of it (with ``freeze: all``) or by
+            inner loops and adaptations of ``adapter``. Default: none.
     """
 
     name: str = Field(min_length=1)
@@ -84,7 +84,7 @@ class EncoderConfig(Frozen):
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     token_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     cache: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    lora: Annotated[int, Field(ge=1, le=1024)] | None = None
+    adapter: Choice | None = None
 
     @model_validator(mode="before")
     @classmethod

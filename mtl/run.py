@@ -19,13 +19,16 @@ from mtl.data.features import default_cache, featurize, name_features
 from mtl.data.rows import Rows
 from mtl.data.sources import load_file, load_splits
 from mtl.data.tokenizer import Tokenizer
-from mtl.errors import CheckpointError, ConfigError, MTLError, UnknownNameError
+from mtl.errors import CheckpointError, ConfigError, EncoderError, MTLError, UnknownNameError
 from mtl.files import locked, read_json, to_json, write_json
 from mtl.kind import TaskKind
+from mtl.model.adapters import ADAPTERS_FILE
 from mtl.model.bundle import Bundle, Practice
-from mtl.model.encoder import Encoder, find_device, load_encoder
+from mtl.model.device import find_device
+from mtl.model.encoder import Encoder, load_encoder
 from mtl.model.inference import TaskData, calibrate, evaluate, keep
 from mtl.model.multitask import MultiTaskModel
+from mtl.model.origin import Origin, hash_of
 from mtl.plugins import Plugins
 from mtl.record import check_fingerprints, describe, summarize, timing
 from mtl.report.write import write_report
@@ -101,6 +104,7 @@ class Run:
                 )
         self.strategy.setup([TaskLoss(task.name, task.weight, 1.0) for task in sources], self.build)
         self.build("sampler", self.config.sampler)
+        self._check_adapter()
         if self._stage:
             self._stage.check()
         find_device(self.config.device)
@@ -108,6 +112,18 @@ class Run:
         names = [task.name for task in sources]
         if how not in ("mean", "worst", *names):
             raise UnknownNameError("aggregate", how, ["mean", "worst", *names])
+
+    def _check_adapter(self) -> None:
+        choice = self.config.encoder.adapter
+        given = choice is not None and self.build("adapter", choice).per_task
+        if not (given if self._bundle is None else self._bundle.model.encoder.per_task):
+            return
+        why = "encoder.adapter.per_task gives every trained task an adapter of its own"
+        if self.config.targets is not None:
+            raise ConfigError(f"{why}, and a target that is not trained has none. Take the targets out, or set per_task: false.")
+        if not self.strategy.trains_heads:
+            name = self.config.strategy.name
+            raise ConfigError(f"{why}, and the strategy {name!r} trains no single tasks. Use joint, or set per_task: false.")
 
     def execute(self) -> dict[str, Any]:
         """Run to the end, from where an earlier start was stopped, and return the results.
@@ -250,6 +266,11 @@ class Run:
             place = local
         known = list(self.plugins.encoders)
         encoder = load_encoder(config, place, cache=default_cache(), known=known)
+        if (Path(place) / ADAPTERS_FILE).is_file():
+            raise EncoderError(f"{place} has adapters beside its weights. Fold them in first: mtl export BUNDLE --output FOLDER")
+        if config.adapter is not None:
+            encoder.origin = Origin(config.name, hash_of(encoder)) if config.name in self.plugins.encoders else None
+            encoder.put(self.build("adapter", config.adapter))
         self.plugins.call("mtl_encoder_loaded", run=self, encoder=encoder)
         encoder.to(find_device(self.config.device))
         if config.cache:

@@ -210,7 +210,7 @@ TRANSFER: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("'logistic'", "classes", "values", "ridge"),
     ),
     "more layers than there are": (_target(adaptation={"name": "top-layers", "layers": 3}), ("last 3 layers", "has 2")),
-    "no LoRA weights": (_target(adaptation="lora"), ("lora", "encoder.lora")),
+    "no adapters": (_target(adaptation="adapter"), ("adapter", "encoder.adapter")),
     "tune without validation": (_target(tune={"prototype.scale": [1, 2]}), ("targets.tune", "meta-validation", "validation")),
     "tune of an unknown adaptation": (
         _target(tune={"protoype.scale": [1, 2]}, validation=["places"]),
@@ -254,9 +254,9 @@ EPISODES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         _meta(strategy={"name": "maml", "adapt": 3}, episodes={"ways": 2, "shots": 1}),
         ("adapt", "last 3 layers", "has 2"),
     ),
-    "no LoRA weights": (
-        _meta(strategy={"name": "maml", "adapt": "lora"}, episodes={"ways": 2, "shots": 1}),
-        ("adapt", "lora", "encoder.lora"),
+    "no adapters": (
+        _meta(strategy={"name": "maml", "adapt": "adapter"}, episodes={"ways": 2, "shots": 1}),
+        ("adapt", "adapter", "encoder.adapter"),
     ),
     "adapted layers that are frozen": (
         {**_meta(episodes={"ways": 2, "shots": 1}), "encoder.freeze": "all"},
