@@ -180,12 +180,13 @@ class Adapters:
         return list(next(iter(self._modules().values())).tasks) if self.method.per_task else []
 
     def names(self, task: str | None = None) -> list[str]:
-        """Return the names of the adapters' parameters in the backbone; those of one task, where there is one per task."""
+        """Return the names of what is trained of the adapters in the backbone; of one task's, where there is one per task."""
         found = []
         for place, module in self._modules().items():
             base = {id(parameter) for parameter in self._bases[place].parameters()}
             prefix = "" if task is None else f"tasks.{task}."
-            found += [f"{place}.{name}" for name, p in module.named_parameters() if id(p) not in base and name.startswith(prefix)]
+            own = {name: p for name, p in module.named_parameters() if id(p) not in base and p.requires_grad}
+            found += [f"{place}.{name}" for name in own if name.startswith(prefix)]
         return found
 
     @contextmanager

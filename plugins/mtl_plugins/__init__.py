@@ -80,6 +80,7 @@ def mtl_register_adaptations(register: Register) -> None:
 
 @mtl.hookimpl
 def mtl_register_adapters(register: Register) -> None:
+    register("adalora", "mtl_plugins.adalora:AdaLoRA")
     register("bottleneck", "mtl_plugins.bottleneck:BottleneckAdapter")
     register("dora", "mtl_plugins.dora:DoRA")
     register("ia3", "mtl_plugins.ia3:IA3")

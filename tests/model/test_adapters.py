@@ -25,6 +25,7 @@ from mtl.model.multitask import MultiTaskModel
 from mtl.model.origin import Origin, hash_of
 from mtl.plugins import load_plugins
 from mtl.task import Task
+from mtl_plugins.adalora import AdaLoRA
 from mtl_plugins.bottleneck import BottleneckAdapter
 from mtl_plugins.dora import DoRA
 from mtl_plugins.ia3 import IA3
@@ -35,7 +36,7 @@ from mtl_tasks.regression import Regression
 
 pytest.importorskip("peft")
 
-METHODS = {"lora": LoRA, "dora": DoRA, "ia3": IA3, "bottleneck": BottleneckAdapter}
+METHODS = {"adalora": AdaLoRA, "lora": LoRA, "dora": DoRA, "ia3": IA3, "bottleneck": BottleneckAdapter}
 LINEAR = [name for name in METHODS if name != "bottleneck"]
 
 
