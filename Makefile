@@ -31,6 +31,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/meta.py
 	$(BIN)/python benchmarks/kept_states.py
 	$(BIN)/python benchmarks/balancing.py
+	$(BIN)/python benchmarks/sharing.py
 	$(BIN)/python benchmarks/compare.py
 
 $(STAMP): pyproject.toml constraints.txt scripts/install.sh
