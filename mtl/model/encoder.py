@@ -171,7 +171,8 @@ class Encoder(nn.Module):
         }
         if not depth or any(parameter.requires_grad for _, _, parameter in named.values()):
             raise EncoderError(
-                "encoder.cache keeps what leaves frozen layers; none is frozen. Set encoder.freeze to their number."
+                "encoder.cache keeps what leaves frozen layers; none is frozen. Set encoder.freeze to their number; "
+                "adapters have to be above them."
             )
         self._frozen = list(named.values())
         device = self._frozen[0][2].device

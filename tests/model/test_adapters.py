@@ -431,3 +431,19 @@ def _build(what, choice):
     from mtl.components import Builder
 
     return Builder(load_plugins())(what, choice)
+
+
+@pytest.mark.parametrize("per_task", [False, True])
+def test_what_leaves_the_layers_below_all_adapters_is_kept(per_task, encoder_folder, tmp_path):
+    pytest.importorskip("lmdb")
+    world = World(encoder_folder, LoRA(per_task=per_task, modules=("layer.1.attention.self.query",))).learn()
+    batch = world.batch(mood=range(4), rating=range(4))
+    before = world.model(batch)
+    world.encoder.keep_frozen(tmp_path, 2**24)
+    assert world.encoder.frozen_depth == 1
+    assert_close(world.model(batch), before, rtol=0, atol=1e-5)
+
+
+def test_nothing_is_kept_where_adapters_are_in_the_first_layer(encoder_folder, tmp_path):
+    with pytest.raises(EncoderError, match=r"encoder\.cache keeps what leaves frozen layers.*adapters"):
+        World(encoder_folder, LoRA()).encoder.keep_frozen(tmp_path, 2**24)
