@@ -191,12 +191,12 @@ class Trainer:
         if config.clip is not None:
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.clip)
         self.optimizer.step()
-        progress.seconds += time.monotonic() - started
         progress.step += 1
         progress.examples += seen
         if adapters is not None:
             adapters.after_step(self._used())
         self.optimizer.zero_grad(set_to_none=True)
+        progress.seconds += time.monotonic() - started
         for item in draw:
             for name, rows in item.rows_by_task.items():
                 progress.examples_by_task[name] = progress.examples_by_task.get(name, 0) + rows
