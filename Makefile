@@ -33,6 +33,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/passes.py
 	$(BIN)/python benchmarks/streaming.py --rows 1000000
 	$(BIN)/python benchmarks/balancing.py
+	$(BIN)/python benchmarks/sharing.py
 	$(BIN)/python benchmarks/compare.py
 
 $(STAMP): pyproject.toml constraints.txt scripts/install.sh

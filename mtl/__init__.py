@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mtl.hookspecs import hookimpl
     from mtl.kind import TaskKind
     from mtl.metrics import Metric, Outcome
+    from mtl.model.adapters import Adapter
     from mtl.model.bundle import Bundle, load_bundle
     from mtl.task import FileData, HubData, ListData, Task
     from mtl.training.aggregation import Aggregation, Combined
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 #: Public name → module. Imported when first used, so that ``import mtl`` and ``mtl --help`` stay quick.
 _HOMES = {
     "Adaptation": "mtl.transfer.adaptation",
+    "Adapter": "mtl.model.adapters",
     "Aggregation": "mtl.training.aggregation",
     "Backend": "mtl.grid.backend",
     "Bundle": "mtl.model.bundle",
@@ -50,6 +52,7 @@ _HOMES = {
 
 __all__ = [
     "Adaptation",
+    "Adapter",
     "Aggregation",
     "Backend",
     "Bundle",

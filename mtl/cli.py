@@ -115,6 +115,23 @@ def predict(
 
 
 @app.command()
+def export(
+    bundle: Annotated[Path, typer.Argument(help="A model bundle, or a run with one.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the new bundle.")],
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Keep this head alone.")] = None,
+    keep_adapters: Annotated[bool, typer.Option("--keep-adapters", help="Do not fold adapters into the weights.")] = False,
+    plugin: PluginOption = None,
+) -> None:
+    """Write a bundle that needs nothing beside it, its adapters folded into the encoder's weights."""
+    from mtl.model.bundle import load_bundle
+    from mtl.model.export import export as write
+    from mtl.plugins import load_plugins
+
+    written = write(load_bundle(bundle, plugins=load_plugins(plugin or [])), output, task, merge=not keep_adapters)
+    typer.echo(f"{output} answers {', '.join(written.tasks) or 'nothing yet: it has no heads'}.")
+
+
+@app.command()
 def adapt(
     bundle: Annotated[Path, typer.Argument(help="A model bundle, or a run with one.")],
     support: Annotated[Path, typer.Option("--support", help="A file of rows of the new task: csv, tsv, json, jsonl, parquet.")],

@@ -49,6 +49,7 @@ class Builder:
                 plugins.aggregations,
                 plugins.samplers,
                 plugins.adaptations,
+                plugins.adapters,
                 plugins.protocols,
                 plugins.backends,
             )

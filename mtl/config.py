@@ -74,8 +74,8 @@ class EncoderConfig(Frozen):
         checkpointing: Whether training keeps of every layer its input only and computes the layer again on the way back: less
             memory, more time, the same result (Chen et al. 2016, arXiv:1604.06174). Not with second derivatives.
         compile: Whether passes of the whole encoder in training are compiled by ``torch.compile``: for GPUs and long trainings.
-        lora: Rank of low-rank updates that are put into the attention layers (Hu et al. 2022, arXiv:2106.09685), for
-            inner loops and adaptations of ``lora``. Default: none.
+        adapter: A few weights that are put into the layers, to be trained in the place of all of it (with ``freeze: all``) or by
+            inner loops and adaptations of ``adapter``. Default: none.
     """
 
     name: str = Field(min_length=1)
@@ -91,7 +91,7 @@ class EncoderConfig(Frozen):
     cache: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     checkpointing: bool = False
     compile: bool = False
-    lora: Annotated[int, Field(ge=1, le=1024)] | None = None
+    adapter: Choice | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mtl.grid.backend import Backend
     from mtl.kind import TaskKind
     from mtl.metrics import Metric
+    from mtl.model.adapters import Adapter
     from mtl.model.encoder import Encoder
     from mtl.run import Run
     from mtl.task import Task
@@ -72,6 +73,11 @@ def mtl_register_samplers(register: Callable[[str, type[Sampler] | str], None]) 
 @hookspec
 def mtl_register_adaptations(register: Callable[[str, type[Adaptation] | str], None]) -> None:
     """Call ``register(name, adaptation)`` once per way of learning a target from a few examples."""
+
+
+@hookspec
+def mtl_register_adapters(register: Callable[[str, type[Adapter] | str], None]) -> None:
+    """Call ``register(name, adapter)`` once per method of adapters in the encoder's layers."""
 
 
 @hookspec

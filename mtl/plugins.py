@@ -72,6 +72,7 @@ class Plugins:
     adaptations: Registry = field(
         default_factory=lambda: Registry("adaptation", _lazily("mtl.transfer.adaptation", "Adaptation"))
     )
+    adapters: Registry = field(default_factory=lambda: Registry("adapter", _lazily("mtl.model.adapters", "Adapter")))
     protocols: Registry = field(default_factory=lambda: Registry("protocol", _lazily("mtl.transfer.protocol", "Protocol")))
     backends: Registry = field(default_factory=lambda: Registry("backend", _lazily("mtl.grid.backend", "Backend")))
     encoders: Registry = field(default_factory=lambda: Registry("encoder", _must_be_callable))
@@ -139,6 +140,7 @@ class Plugins:
             "mtl_register_aggregations": self.aggregations,
             "mtl_register_samplers": self.samplers,
             "mtl_register_adaptations": self.adaptations,
+            "mtl_register_adapters": self.adapters,
             "mtl_register_protocols": self.protocols,
             "mtl_register_backends": self.backends,
             "mtl_register_encoders": self.encoders,

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
+from mtl.compatible import check_encoder, check_per_task
 from mtl.components import Builder
 from mtl.config import Choice, ExperimentConfig
 from mtl.data.dropping import fit_without_bad, without_bad
@@ -19,14 +20,16 @@ from mtl.data.features import default_cache, featurize, name_features
 from mtl.data.rows import Rows
 from mtl.data.sources import load_file, load_splits
 from mtl.data.tokenizer import Tokenizer
-from mtl.errors import CheckpointError, ConfigError, MTLError, UnknownNameError
+from mtl.errors import CheckpointError, ConfigError, EncoderError, MTLError, UnknownNameError
 from mtl.files import locked, read_json, to_json, write_json
 from mtl.kind import TaskKind
+from mtl.model.adapters import ADAPTERS_FILE
 from mtl.model.bundle import Bundle, Practice
 from mtl.model.device import find_device, multiplying
 from mtl.model.encoder import Encoder, load_encoder
 from mtl.model.inference import TaskData, calibrate, evaluate, keep
 from mtl.model.multitask import MultiTaskModel
+from mtl.model.origin import Origin, hash_of
 from mtl.model.precision import check_precision
 from mtl.plugins import Plugins
 from mtl.record import check_fingerprints, describe, summarize, timing
@@ -104,40 +107,21 @@ class Run:
                 )
         self.strategy.setup([TaskLoss(task.name, task.weight, 1.0) for task in sources], self.build)
         self.build("sampler", self.config.sampler)
+        check_encoder(self.config, self.strategy)
+        self._check_adapter()
         if self._stage:
             self._stage.check(self.strategy)
         check_precision(self.config.encoder.precision, find_device(self.config.device))
-        self._check_encoder()
         how = self.config.evaluation.aggregate
         names = [task.name for task in sources]
         if how not in ("mean", "worst", *names):
             raise UnknownNameError("aggregate", how, ["mean", "worst", *names])
 
-    def _check_encoder(self) -> None:
-        encoder, strategy, name = self.config.encoder, self.strategy, self.config.strategy.name
-        if encoder.checkpointing and strategy.second_order:
-            raise ConfigError(
-                f"encoder.checkpointing: strategy {name!r} takes second derivatives, which would be wrong: a layer that is "
-                "computed again on the way back cannot be differentiated a second time. Set it to false; to save memory there, "
-                "adapt fewer layers, or set strategy.memory to recompute."
-            )
-        if not encoder.compile:
-            return
-        if strategy.second_order:
-            raise ConfigError(
-                f"encoder.compile: strategy {name!r} takes second derivatives, which torch.compile does not have. "
-                "Set it to false."
-            )
-        if strategy.trains and not strategy.trains_heads:
-            raise ConfigError(
-                f"encoder.compile: strategy {name!r} learns from episodes, for which the encoder runs in parts and with other "
-                "parameters; only whole passes are compiled. Set it to false."
-            )
-        for key in ("cache", "checkpointing"):
-            if getattr(encoder, key):
-                raise ConfigError(
-                    f"encoder.compile does not go with encoder.{key}, for which layers run one by one. Set one only."
-                )
+    def _check_adapter(self) -> None:
+        choice = self.config.encoder.adapter
+        given = choice is not None and self.build("adapter", choice).per_task
+        if given if self._bundle is None else self._bundle.model.encoder.per_task:
+            check_per_task(self.config, self.strategy)
 
     def execute(self) -> dict[str, Any]:
         """Run to the end, from where an earlier start was stopped, and return the results.
@@ -289,6 +273,11 @@ class Run:
             place = local
         known = list(self.plugins.encoders)
         encoder = load_encoder(config, place, cache=default_cache(), known=known)
+        if (Path(place) / ADAPTERS_FILE).is_file():
+            raise EncoderError(f"{place} has adapters beside its weights. Fold them in first: mtl export BUNDLE --output FOLDER")
+        if config.adapter is not None:
+            encoder.origin = Origin(config.name, hash_of(encoder)) if config.name in self.plugins.encoders else None
+            encoder.put(self.build("adapter", config.adapter))
         self.plugins.call("mtl_encoder_loaded", run=self, encoder=encoder)
         return encoder.to(find_device(self.config.device))
 

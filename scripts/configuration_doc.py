@@ -197,6 +197,7 @@ def _plugin_sections() -> Iterator[str]:
         "Aggregations (`strategy: {name: balanced, aggregation: …}`)": plugins.aggregations,
         "Samplers (`sampler`)": plugins.samplers,
         "Adaptations (`targets.adaptation`)": plugins.adaptations,
+        "Adapters (`encoder.adapter`)": plugins.adapters,
         "Protocols (`targets.protocol`)": plugins.protocols,
         "Backends (`mtl compare --backend`)": plugins.backends,
         "Kinds of task (a task's `options`)": plugins.kinds,

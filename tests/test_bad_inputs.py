@@ -28,6 +28,8 @@ UNKNOWN_KEYS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "options of a kind": ({"tasks.1.options": {"lwo": 0}}, ("'rating'", "'regression'", "lwo: unknown key", "'low'")),
     "options of a kind without": ({f"{MOOD}.options": {"low": 0}}, ("'mood'", "'classification'", "low: unknown key", "none")),
     "options of a strategy": ({"strategy": {"name": "joint", "weigting": "dwa"}}, ("'joint'", "'weigting'", "'weighting'")),
+    "options of an adapter": ({"encoder.adapter": {"name": "lora", "rnak": 2}}, ("adapter 'lora'", "'rnak'", "'rank'")),
+    "the old key of LoRA": ({"encoder.lora": 8}, ("encoder.lora: unknown key",)),
     "options of a sampler": ({"sampler": {"name": "temperature", "temprature": 2}}, ("'temprature'", "'temperature'")),
     "options of a sampler without": ({"sampler": {"name": "uniform", "cap": 2}}, ("'uniform'", "'cap'", "none")),
     "options of a weighting": (
@@ -52,6 +54,7 @@ UNKNOWN_NAMES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("adaptation 'prototyp'", "'prototype'"),
     ),
     "encoder": ({"encoder": "minilmm"}, ("'minilmm'", "'minilm'")),
+    "adapter": ({"encoder.adapter": "loar"}, ("adapter 'loar'", "'lora'")),
     "metric": ({f"{MOOD}.metric": "acuracy"}, ("'mood'", "metric 'acuracy'", "'accuracy'")),
     "aggregate": ({"evaluation.aggregate": "men"}, ("aggregate 'men'", "'mean'", "mood")),
     "source": ({"sources": ["moood"]}, ("source task 'moood'", "'mood'")),
@@ -65,6 +68,13 @@ UNKNOWN_NAMES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 }
 
 VALUES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "no rank": ({"encoder.adapter": {"name": "lora", "rank": 0}}, ("adapter 'lora'", "rank", "at least 1", "0")),
+    "too high a rank": ({"encoder.adapter": {"name": "dora", "rank": 2000}}, ("adapter 'dora'", "rank", "at most 1024", "2000")),
+    "number for an adapter": ({"encoder.adapter": 8}, ("encoder.adapter", "name", "8")),
+    "parts without adapters": (
+        {"encoder.adapter": {"name": "bottleneck", "modules": ["qwery"]}},
+        ("encoder.adapter", "bottleneck", "encoder.adapter.modules"),
+    ),
     "text for a rate": ({"optimizer.learning_rate": "fast"}, ("optimizer.learning_rate", "a number", "'fast'")),
     "text for a whole number": ({"batch.size": "many"}, ("batch.size", "whole number", "'many'")),
     "fraction for a whole number": ({"seed": 1.5}, ("seed", "whole number", "1.5")),
@@ -209,8 +219,12 @@ TRANSFER: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         _target(tasks=["rating"], adaptation="logistic", baselines=[]),
         ("'logistic'", "classes", "values", "ridge"),
     ),
+    "adapters of each task": (
+        {"encoder.adapter": {"name": "bottleneck", "per_task": True}, **_target()},
+        ("encoder.adapter.per_task", "a target that is not trained has none", "per_task: false"),
+    ),
     "more layers than there are": (_target(adaptation={"name": "top-layers", "layers": 3}), ("last 3 layers", "has 2")),
-    "no LoRA weights": (_target(adaptation="lora"), ("lora", "encoder.lora")),
+    "no adapters": (_target(adaptation="adapter"), ("adapter", "encoder.adapter")),
     "tune without validation": (_target(tune={"prototype.scale": [1, 2]}), ("targets.tune", "meta-validation", "validation")),
     "tune of an unknown adaptation": (
         _target(tune={"protoype.scale": [1, 2]}, validation=["places"]),
@@ -254,9 +268,17 @@ EPISODES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         _meta(strategy={"name": "maml", "adapt": 3}, episodes={"ways": 2, "shots": 1}),
         ("adapt", "last 3 layers", "has 2"),
     ),
-    "no LoRA weights": (
-        _meta(strategy={"name": "maml", "adapt": "lora"}, episodes={"ways": 2, "shots": 1}),
-        ("adapt", "lora", "encoder.lora"),
+    "no adapters": (
+        _meta(strategy={"name": "maml", "adapt": "adapter"}, episodes={"ways": 2, "shots": 1}),
+        ("adapt", "adapter", "encoder.adapter"),
+    ),
+    "adapters of each task": (
+        {"encoder.adapter": {"name": "bottleneck", "per_task": True}, "strategy": "maml", "sources": ["mood"]},
+        ("encoder.adapter.per_task", "'maml'", "joint", "per_task: false"),
+    ),
+    "adapters of each task that are computed again": (
+        {"encoder.adapter": {"name": "bottleneck", "per_task": True}, "encoder.checkpointing": True},
+        ("encoder.adapter.per_task", "encoder.checkpointing cannot follow", "Set one only"),
     ),
     "adapted layers that are frozen": (
         {**_meta(episodes={"ways": 2, "shots": 1}), "encoder.freeze": "all"},

@@ -17,6 +17,7 @@ from mtl.metrics import Metric
 from mtl.model.encoder import Encoder
 from mtl.run import Run
 from mtl.training.strategy import StepReport
+from mtl_plugins.bottleneck import BottleneckAdapter
 from mtl_plugins.domain import Domain
 from mtl_plugins.joint import Joint
 from mtl_plugins.mean import Mean
@@ -131,6 +132,11 @@ class Recorder:
         register("own-adaptation", OwnAdaptation)
 
     @mtl.hookimpl
+    def mtl_register_adapters(self, register):
+        self.calls.append(("mtl_register_adapters", {}))
+        register("own-adapter", BottleneckAdapter)
+
+    @mtl.hookimpl
     def mtl_register_protocols(self, register):
         self.calls.append(("mtl_register_protocols", {}))
         register("own-protocol", OwnProtocol)
@@ -191,7 +197,7 @@ def recorded(encoder_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("recorded")
     RECORDER.encoder, RECORDER.experiment = encoder_folder, folder / "own.yaml"
     values = {
-        "encoder": {"name": "own-encoder", "max_length": 32},
+        "encoder": {"name": "own-encoder", "max_length": 32, "adapter": "own-adapter"},
         "tasks": ["own-task"],
         "targets": {
             "tasks": ["own-target"],
@@ -261,7 +267,7 @@ def test_every_registered_thing_is_in_use(recorded):
     assert brought == {
         "task": ["own-target", "own-task"],
         **{what: [f"own-{what}"] for what in ("kind", "strategy", "weighting", "sampler", "adaptation", "protocol", "backend")},
-        **{what: [f"own-{what}"] for what in ("metric", "encoder", "experiment", "aggregation")},
+        **{what: [f"own-{what}"] for what in ("metric", "encoder", "experiment", "aggregation", "adapter")},
     }
 
 

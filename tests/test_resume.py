@@ -80,7 +80,9 @@ def mtl_run_end(run, results):
     reached("mtl_run_end")
 """
 JOINT = {"strategy": {"name": "joint", "weighting": "dwa"}, "batch": {"size": 8, "mixed": True, "accumulate": 2}}
+ADAPTED = {**JOINT, "encoder": {"freeze": "all", "adapter": {"name": "adalora", "rank": 1, "initial_rank": 4, "per_task": True}}}
 SINGLE = {"strategy": {"name": "single", "weighting": "uncertainty"}, "batch": {"size": 8, "accumulate": 2}}
+CHANGES: dict[str, dict[str, Any]] = {"joint": JOINT, "single": SINGLE, "adapted": ADAPTED}
 #: What must be the same to the last bit.
 COMPARED = (
     "results.json",
@@ -133,11 +135,11 @@ def start(home, environment) -> Iterator[Start]:
     starter.stdout.close()
 
 
-def write(home: Path, encoder: Path, name: str, **changes: Any) -> list[str]:
+def write(home: Path, place: Path, name: str, **changes: Any) -> list[str]:
     """Write an experiment file and return the arguments that run it."""
     values = {
         "name": name,
-        "encoder": {"name": str(encoder), "max_length": 32},
+        "encoder": {"name": str(place), "max_length": 32, **changes.pop("encoder", {})},
         "tasks": [
             {"name": "mood", "kind": "classification", "data": splits(sentiment_rows(64))},
             {"name": "rating", "kind": "regression", "data": splits(rating_rows(48))},
@@ -168,9 +170,9 @@ def output(home: Path) -> str:
 
 @pytest.fixture(scope="module")
 def uninterrupted(start, home, encoder_folder) -> dict[str, dict[str, bytes]]:
-    """The files of both experiments, each run in one go."""
+    """The files of the experiments, each run in one go."""
     found = {}
-    for name, changes in (("joint", JOINT), ("single", SINGLE)):
+    for name, changes in CHANGES.items():
         arguments = write(home, encoder_folder, name, **changes)
         assert start([*arguments, "--output", str(home / name / "whole")], []) == 0, output(home)
         found[name] = contents(home / name / "whole")
@@ -185,10 +187,10 @@ def plan(seed: int, kills: int, steps: int) -> list[list[Any]]:
 
 
 # Joint: 2 epochs of 32 + 24 + 20 rows are 152 rows, in batches of 8 that are 19, two a step 10 steps. Single: 4, 3 and 3
-# steps. Each start makes at most 3 steps before it is killed, so that every kill comes to pass.
-@pytest.mark.parametrize(("name", "seed"), [("joint", 0), ("single", 1)])
+# steps. With adapters: as joint. Each start makes at most 3 steps before it is killed, so that every kill comes to pass.
+@pytest.mark.parametrize(("name", "seed"), [("joint", 0), ("single", 1), ("adapted", 2)])
 def test_a_run_that_is_killed_again_and_again_gives_the_same_bytes(name, seed, start, home, encoder_folder, uninterrupted):
-    arguments = write(home, encoder_folder, name, **(JOINT if name == "joint" else SINGLE))
+    arguments = write(home, encoder_folder, name, **CHANGES[name])
     arguments += ["--output", str(home / name / "killed")]
     kills = plan(seed, 3, 3)
     for number in range(len(kills)):

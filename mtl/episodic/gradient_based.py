@@ -48,7 +48,7 @@ class GradientBased(EpisodicStrategy):
         rate: Inner learning rate α, or where learned rates start.
         head_rate: The same of the head. Default: ``rate``.
         adapt: What the inner loop moves beside the head: ``head`` (nothing), the last N layers,
-            ``norms-and-biases``, ``lora`` or ``all``.
+            ``norms-and-biases``, ``adapter`` or ``all``.
         embeddings: Whether ``all`` has the embeddings in it.
         layer_norms: Whether LayerNorms of adapted layers are moved too.
         head: Where an episode's head starts: at ``zeros``, or at one ``learned`` vector that all classes share, so

@@ -10,12 +10,11 @@ from torch import nn
 
 from mtl.errors import ConfigError
 from mtl.model.encoder import Encoder
-from mtl.model.lora import LORA
 
 #: ``head``: the encoder stays as it is; N: its last N layers; ``norms-and-biases``: LayerNorms and biases of all layers
-#: (as Ben Zaken et al. 2022, BitFit, arXiv:2106.10199, with the norms); ``lora``: low-rank updates of the attention;
+#: (as Ben Zaken et al. 2022, BitFit, arXiv:2106.10199, with the norms); ``adapter``: those of ``encoder.adapter``;
 #: ``all``: every layer.
-Adapted = Literal["head", "norms-and-biases", "lora", "all"] | Annotated[int, Field(ge=1)]
+Adapted = Literal["head", "norms-and-biases", "adapter", "all"] | Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def scope_of(encoder: Encoder, adapted: Adapted, *, embeddings: bool = False, la
             arXiv:1810.09502) have them trained by the outer loop alone.
 
     Raises:
-        ConfigError: If the encoder has fewer layers, or no LoRA weights.
+        ConfigError: If the encoder has fewer layers, or no adapters.
     """
     layers = encoder.layers()
     count = len(layers)
@@ -55,11 +54,10 @@ def scope_of(encoder: Encoder, adapted: Adapted, *, embeddings: bool = False, la
     inside = {id(parameter) for layer in layers[depth:] for parameter in layer.parameters()}
     below = {id(parameter) for layer in layers[:depth] for parameter in layer.parameters()}
     named = dict(encoder.named_parameters())
-    if adapted == "lora":
-        names = {name for name in named if LORA in name}
-        if not names:
-            raise ConfigError("adapt: lora needs LoRA weights in the encoder: set encoder.lora to their rank, for example 8.")
-        return Scope(frozenset(names), 0)
+    if adapted == "adapter":
+        if not (own := encoder.adapter_names()):
+            raise ConfigError("adapt: adapter needs adapters in the encoder: set encoder.adapter to a method, for example lora.")
+        return Scope(own, 0)
     if adapted == "norms-and-biases":
         names = {name for name, p in named.items() if id(p) in inside and (id(p) in norms or name.endswith("bias"))}
     else:

@@ -22,15 +22,16 @@ from mtl.data.rows import Rows
 from mtl.errors import BundleError, DataError, MTLError, UnknownNameError, did_you_mean
 from mtl.files import read_json, write_atomic, write_json
 from mtl.kind import Request, TaskKind
-from mtl.model.encoder import load_encoder
+from mtl.model.adapters import ADAPTERS_FILE
 from mtl.model.inference import _MAX_TOKENS, device_of, embed
 from mtl.model.multitask import MultiTaskModel, head_key
+from mtl.model.origin import load_base, save_encoder
 from mtl.model.state import load_state, save_state
 from mtl.plugins import Plugins, load_plugins
 from mtl.task import Task
 
 _LOG = logging.getLogger(__name__)
-FORMAT = 2
+FORMAT = 3
 _CHUNK_ROWS = 1024
 _MAX_WORDS = 10_000
 
@@ -93,15 +94,21 @@ class Bundle:
         """The tasks it has heads for."""
         return {name: kind.task for name, kind in self.model.kinds.items()}
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, *, whole: bool = False) -> None:
         """Write the bundle; ``bundle.json`` comes last, so that half a bundle is never taken for one.
+
+        Adapters in a registered encoder that was not changed are written without it: its name and sha256 stand for it.
+
+        Args:
+            folder: Where to.
+            whole: Whether to write such an encoder too, so that nothing is needed beside the bundle.
 
         Raises:
             BundleError: If heads were left out when it was loaded: they would be lost.
         """
         if self.missing:
             raise BundleError(f"The bundle cannot be written without its head of task {'; '.join(self.missing.values())}")
-        self.model.encoder.save(folder / "encoder")
+        origin = save_encoder(self.model.encoder, folder / "encoder", whole=whole)
         # Clones, because safetensors refuses weights that a head uses twice.
         heads = {name: value.detach().cpu().contiguous().clone() for name, value in self.model.heads.state_dict().items()}
         write_atomic(folder / "heads.safetensors", lambda path: save_file(heads, path))
@@ -115,6 +122,7 @@ class Bundle:
                 "mtl": mtl.__version__,
                 "plugins": self.plugins,
                 "encoder": self.config.model_dump(mode="json"),
+                "base": None if origin is None else vars(origin),
                 "tasks": [
                     {
                         "task": kind.task.model_dump(mode="json", exclude={"data", "where", "max_rows", "bad_rows"}),
@@ -142,7 +150,7 @@ class Bundle:
         source: str = "input",
         first_row: int = 1,
     ) -> list[dict[str, Any]]:
-        """Answer texts or rows with every head, from one encoder pass.
+        """Answer texts or rows with every head, from one encoder pass; from one for each task that has adapters of its own.
 
         Args:
             rows: Texts, or mappings from column role to value (``text``, ``text_pair``, ``tokens``, …).
@@ -175,7 +183,7 @@ class Bundle:
             answers += self._predict(chunk, place, tasks, batch_size)
         return answers
 
-    def embed(self, texts: Sequence[str], *, batch_size: int = 64, source: str = "input") -> np.ndarray:
+    def embed(self, texts: Sequence[str], task: str | None = None, *, batch_size: int = 64, source: str = "input") -> np.ndarray:
         """Return the shared encoder's pooled vector of every text, to be searched or clustered by others.
 
         The score of :mod:`ranking <mtl_tasks.ranking>` with ``encoding: bi`` grows with the cosine of two such vectors, so that
@@ -183,6 +191,7 @@ class Bundle:
 
         Args:
             texts: The texts.
+            task: Whose adapters they go through, where every task has its own.
             batch_size: The most texts of an encoder pass.
             source: What messages call the texts.
 
@@ -191,7 +200,11 @@ class Bundle:
 
         Raises:
             DataError: If a text is empty or none.
+            UnknownNameError: If there is no such task.
+            EncoderError: If every task has adapters of its own, and no task is named.
         """
+        if task is not None and task not in self.model.kinds:
+            raise UnknownNameError("task", task, self.model.kinds)
         if isinstance(texts, str):
             raise DataError("embed takes a list of texts; it was given one text. Put it into a list.")
         rows = Rows({"text": list(texts)}, source, range(1, len(texts) + 1))
@@ -199,7 +212,8 @@ class Bundle:
         if not requests:
             return np.empty((0, self.model.encoder.hidden), dtype=np.float32)
         features = Features(self.model.encoder.tokenizer.uncached(requests, False), 1, {}, rows)
-        found: np.ndarray = embed(self.model.encoder, features, size=batch_size).float().cpu().numpy()
+        key = None if task is None else head_key(task)
+        found: np.ndarray = embed(self.model.encoder, features, size=batch_size, task=key).float().cpu().numpy()
         return found
 
     def _predict(
@@ -211,7 +225,8 @@ class Bundle:
         order = torch.argsort(lengths, descending=True, stable=True).tolist()
         answers: list[dict[str, Any]] = [{} for _ in rows]
         self.model.eval()
-        size = max(1, min(batch_size, _MAX_TOKENS // max(1, int(lengths.max()))))
+        passes = len(kinds) if self.model.encoder.per_task else 1
+        size = max(1, min(batch_size, _MAX_TOKENS // max(1, int(lengths.max()) * passes)))
         for begin in range(0, len(order), size):
             ids = order[begin : begin + size]
             with torch.inference_mode():
@@ -313,7 +328,9 @@ def load_bundle(path: str | Path, *, plugins: Plugins | None = None, device: str
             kind.load_state(entry["state"])
             kinds[task.name] = kind
         config = EncoderConfig.model_validate(about["encoder"])
-        model = MultiTaskModel(load_encoder(config, folder / "encoder"), kinds, lambda name: 0)
+        model = MultiTaskModel(load_base(config, about["base"], folder, plugins), kinds, lambda name: 0)
+        if model.encoder.adapters is not None:
+            model.encoder.adapters.load(folder / "encoder" / ADAPTERS_FILE)
         heads = _read_heads(folder / "heads.safetensors")
         left_out = tuple(f"{head_key(name)}." for name in missing)
         model.heads.load_state_dict({name: value for name, value in heads.items() if not name.startswith(left_out)})

@@ -12,18 +12,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mtl.config import EncoderConfig
 from mtl.data.tokenizer import Tokenizer
 from mtl.errors import EncoderError
-from mtl.files import write_atomic
+from mtl.model.adapters import ADAPTERS_FILE, Adapter, Adapters
 from mtl.model.checkpointing import Recompute, recompute_layers
 from mtl.model.compiling import Compiled
 from mtl.model.encoded import POOLING, Encoded, groups_by_length
 from mtl.model.kept_states import KeptStates, key_of
-from mtl.model.lora import LORA_FILE, add_lora, without_lora
 from mtl.model.precision import Precision, computing, in_bfloat16, round_shape
 from mtl.model.pretrained import load_pretrained
 
@@ -52,6 +50,8 @@ class Encoder(nn.Module):
 
     Attributes:
         frozen_depth: How many layers are frozen, where what leaves them is kept; else 0.
+        adapters: The adapters in its layers, if it has any.
+        origin: The :class:`mtl.model.origin.Origin` that it was loaded from, if it is a registered one.
     """
 
     def __init__(
@@ -74,8 +74,9 @@ class Encoder(nn.Module):
         self._frozen: list[tuple[nn.Module, str, nn.Parameter]] = []
         self.frozen_depth = 0
         self._recomputes: list[Recompute] = recompute_layers(list(self.layers()), precision) if checkpointing else []
-
         self._compiled: Compiled | None = None
+        self.adapters: Adapters | None = None
+        self.origin: Any = None
 
     def compile_passes(self) -> None:
         """Compile passes of the whole encoder; those in parts, as of inner loops, run as before."""
@@ -96,13 +97,33 @@ class Encoder(nn.Module):
         """The attention path in use."""
         return str(self.backbone.config._attn_implementation)
 
-    def forward(self, inputs: Mapping[str, Tensor], states: Tensor | None = None, depth: int = 0) -> Encoded:
+    def put(self, method: Adapter) -> None:
+        """Put adapters into the layers; they change nothing until they are trained."""
+        self.adapters = Adapters(method, self.backbone)
+
+    @property
+    def per_task(self) -> bool:
+        """Whether every task has adapters of its own, so that a sequence is encoded for one task."""
+        return self.adapters is not None and self.adapters.method.per_task
+
+    def adapter_names(self, task: str | None = None) -> frozenset[str]:
+        """Return the names of the adapters' parameters; those of one task, where there is one per task."""
+        return frozenset() if self.adapters is None else frozenset(f"backbone.{name}" for name in self.adapters.names(task))
+
+    def forward(
+        self,
+        inputs: Mapping[str, Tensor],
+        states: Tensor | None = None,
+        depth: int = 0,
+        owners: Sequence[str] | None = None,
+    ) -> Encoded:
         """Encode a batch in one pass, or the rest of one.
 
         Args:
             inputs: See :class:`mtl.data.batches.Batch`.
             states: What :meth:`trunk` gave for them; only the layers from ``depth`` on are run.
             depth: Where the trunk ended.
+            owners: The task of each sequence, those of a task side by side, where every task has adapters of its own.
         """
         mask = inputs["attention_mask"]
         if states is None:
@@ -112,12 +133,15 @@ class Encoder(nn.Module):
         if states is None or depth < len(self.layers()):
             groups = groups_by_length(mask)
             if groups is None:
-                states = self._above(inputs, states, depth)
+                states = self._above(inputs, states, depth, owners)
             else:
                 parts = []
+                if owners:  # those of a task side by side again
+                    groups = [(rows.sort().values, longest) for rows, longest in groups]
                 for rows, longest in groups:
                     own = {name: value[rows, :longest] for name, value in inputs.items()}
-                    parts.append(self._above(own, None if states is None else states[rows, :longest], depth))
+                    theirs = None if owners is None else [owners[row] for row in rows.tolist()]
+                    parts.append(self._above(own, None if states is None else states[rows, :longest], depth, theirs))
                 padded = [nn.functional.pad(part, (0, 0, 0, mask.shape[1] - part.shape[1])) for part in parts]
                 order = torch.cat([rows for rows, _ in groups]).argsort()
                 states = torch.cat(padded)[order]
@@ -164,7 +188,8 @@ class Encoder(nn.Module):
         }
         if not depth or any(parameter.requires_grad for _, _, parameter in named.values()):
             raise EncoderError(
-                "encoder.cache keeps what leaves frozen layers; none is frozen. Set encoder.freeze to their number."
+                "encoder.cache keeps what leaves frozen layers; none is frozen. Set encoder.freeze to their number; "
+                "adapters have to be above them."
             )
         self._frozen = list(named.values())
         device = self._frozen[0][2].device
@@ -206,10 +231,13 @@ class Encoder(nn.Module):
             del layer.forward
         raise EncoderError(f"Layer {depth} of a {type(self.backbone).__name__} was not reached; its trunk cannot be cut off.")
 
-    def _above(self, inputs: Mapping[str, Tensor], states: Tensor | None, depth: int) -> Tensor:
+    def _above(
+        self, inputs: Mapping[str, Tensor], states: Tensor | None, depth: int, owners: Sequence[str] | None = None
+    ) -> Tensor:
         rows, tokens = inputs["attention_mask"].shape
         inputs, states = round_shape(inputs, states, self.precision)
-        with nullcontext() if states is None else self._cut(states, depth):
+        routing = nullcontext() if self.adapters is None else self.adapters.routing(owners, len(inputs["attention_mask"]))
+        with routing, nullcontext() if states is None else self._cut(states, depth):
             return self._run(inputs)[:rows, :tokens]
 
     def _run(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -298,19 +326,20 @@ class Encoder(nn.Module):
 
     def copy(self) -> Encoder:
         """Return an encoder with weights of its own and the same tokenizer."""
-        own = copy.deepcopy(self.backbone)
-        return Encoder(
-            own, self.tokenizer, self.pooling, self.precision, self.token_dropout, checkpointing=bool(self._recomputes)
+        backbone, adapters = copy.deepcopy((self.backbone, self.adapters))
+        made = Encoder(
+            backbone, self.tokenizer, self.pooling, self.precision, self.token_dropout, checkpointing=bool(self._recomputes)
         )
+        made.adapters, made.origin = adapters, self.origin
+        return made
 
     def save(self, folder: Path) -> None:
-        """Write weights, configuration and tokenizer in the Hub's layout; LoRA weights have a file of their own."""
-        plain, own = without_lora(self.backbone.state_dict())
-        if own:
-            write_atomic(folder / LORA_FILE, lambda path: save_file(own, path))
-            self.backbone.save_pretrained(folder, state_dict=plain)
-        else:
+        """Write weights, configuration and tokenizer in the Hub's layout; adapters have a file of their own."""
+        if self.adapters is None:
             self.backbone.save_pretrained(folder)
+        else:
+            self.adapters.save(folder / ADAPTERS_FILE)
+            self.backbone.save_pretrained(folder, state_dict=self.adapters.part(self.backbone.state_dict())[0])
         # What was last asked of the tokenizer is left out: it differs when tokens came from the cache.
         self.tokenizer.backend.backend_tokenizer.no_truncation()
         self.tokenizer.backend.backend_tokenizer.no_padding()
@@ -348,7 +377,5 @@ def load_encoder(
         backbone, reader, config.pooling, config.precision, config.token_dropout, checkpointing=config.checkpointing
     )
     encoder.freeze(config.freeze)
-    if config.lora:
-        add_lora(backbone, config.lora, Path(place) / LORA_FILE if Path(place).is_dir() else None)
     _LOG.info("encoder %s: %s attention", config.name, encoder.attention)
     return encoder

@@ -98,7 +98,7 @@ def measure(kind: TaskKind, outcome: Outcome) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def embed(encoder: Encoder, features: Features, *, size: int) -> torch.Tensor:
+def embed(encoder: Encoder, features: Features, *, size: int, task: str | None = None) -> torch.Tensor:
     """Return the pooled vector of every row, ``[rows, hidden]``; rows of several sequences are joined, in order."""
     encoder.eval()
     width = encoder.hidden * int(features.counts[0])
@@ -106,7 +106,8 @@ def embed(encoder: Encoder, features: Features, *, size: int) -> torch.Tensor:
     bare = _bare(features)
     for ids in by_length(features, size=size, max_tokens=_MAX_TOKENS):
         batch = collate({"": ids}, {"": bare}).to(vectors.device)
-        pooled = encoder(batch.inputs).of(batch.parts[""].index).pooled
+        owners = None if task is None else [task] * len(batch.inputs["attention_mask"])
+        pooled = encoder(batch.inputs, owners=owners).of(batch.parts[""].index).pooled
         vectors[torch.as_tensor(ids, device=vectors.device)] = pooled.reshape(len(ids), -1)
     return vectors
 

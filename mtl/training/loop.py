@@ -185,14 +185,18 @@ class Trainer:
         started = time.monotonic()
         with self._counting_passes():
             report = self.strategy.fill_gradients(self.model, draw)
-        norm = None
+        adapters, norm = self.model.encoder.adapters, None
+        if adapters is not None:
+            adapters.before_step()
         if config.clip is not None:
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.clip)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        progress.seconds += time.monotonic() - started
         progress.step += 1
         progress.examples += seen
+        if adapters is not None:
+            adapters.after_step(self._used())
+        self.optimizer.zero_grad(set_to_none=True)
+        progress.seconds += time.monotonic() - started
         for item in draw:
             for name, rows in item.rows_by_task.items():
                 progress.examples_by_task[name] = progress.examples_by_task.get(name, 0) + rows
@@ -284,6 +288,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "strategy": self.strategy.state_dict(),
+            "adapter": adapters.method.state_dict() if (adapters := self.model.encoder.adapters) else {},
             "draws": self.draws.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -300,6 +305,8 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.strategy.load_state_dict(state["strategy"])
+        if self.model.encoder.adapters is not None:
+            self.model.encoder.adapters.method.load_state_dict(state["adapter"])
         self.draws.load_state_dict(state["draws"])
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"]:

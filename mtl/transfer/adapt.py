@@ -80,6 +80,11 @@ def adapt(bundle: Bundle, task: Task, support: Path, choice: Choice | None, plug
     if task.name in bundle.tasks:
         raise ConfigError(f"The bundle has a task {task.name!r} already. Give the new one another --name.")
     encoder = bundle.model.encoder
+    if encoder.per_task:
+        raise ConfigError(
+            f"The bundle was trained with encoder.adapter.per_task, and {task.name!r} has no adapters of its own. Take a bundle "
+            "trained with per_task: false, or export one of its tasks first: mtl export BUNDLE --task NAME --output FOLDER"
+        )
     kind = plugins.kinds.get(task.kind)(task, plugins.metrics_of(task.kind))
     rows = load_file(task, str(support), dict(kind.roles), Path.cwd())
     kind.vocabulary = encoder.tokenizer.vocabulary

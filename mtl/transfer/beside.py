@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -32,15 +32,18 @@ class BesideUntouched(Encoder):
         """Size of a state, of both together."""
         return super().hidden + self.untouched.hidden
 
-    def forward(self, inputs: Mapping[str, Tensor], states: Tensor | None = None, depth: int = 0) -> Encoded:
+    def forward(
+        self, inputs: Mapping[str, Tensor], states: Tensor | None = None, depth: int = 0, owners: Sequence[str] | None = None
+    ) -> Encoded:
         """Encode a batch by both.
 
         Args:
             inputs: See :class:`mtl.data.batches.Batch`.
             states: See :meth:`Encoder.forward`; of the trained encoder.
             depth: Where the trunk of the trained encoder ended.
+            owners: See :meth:`Encoder.forward`.
         """
-        own = super().forward(inputs, states, depth)
+        own = super().forward(inputs, states, depth, owners)
         with torch.no_grad():
             other = self.untouched(inputs)
         return Encoded(

@@ -68,15 +68,24 @@ def mtl_register_samplers(register: Register) -> None:
 
 @mtl.hookimpl
 def mtl_register_adaptations(register: Register) -> None:
+    register("adapter", "mtl_plugins.adapter_tuning:AdapterTuning")
     register("contrastive", "mtl_plugins.contrastive:Contrastive")
     register("full", "mtl_plugins.full:FullFineTuning")
     register("head", "mtl_plugins.head_only:HeadOnly")
     register("logistic", "mtl_plugins.logistic:Logistic")
-    register("lora", "mtl_plugins.lora:LoRA")
     register("matching", "mtl_plugins.matching:Matching")
     register("prototype", "mtl_plugins.prototype:Prototype")
     register("ridge", "mtl_plugins.ridge:Ridge")
     register("top-layers", "mtl_plugins.top_layers:TopLayers")
+
+
+@mtl.hookimpl
+def mtl_register_adapters(register: Register) -> None:
+    register("adalora", "mtl_plugins.adalora:AdaLoRA")
+    register("bottleneck", "mtl_plugins.bottleneck:BottleneckAdapter")
+    register("dora", "mtl_plugins.dora:DoRA")
+    register("ia3", "mtl_plugins.ia3:IA3")
+    register("lora", "mtl_plugins.lora:LoRA")
 
 
 @mtl.hookimpl

@@ -15,7 +15,6 @@ import mtl
 from mtl.config import Choice
 from mtl.data.batches import Batch
 from mtl.errors import ConfigError
-from mtl.model.lora import LORA
 from mtl.model.multitask import MultiTaskModel
 from mtl.training.aggregation import Aggregation
 from mtl.training.draws import Batches, Draws
@@ -38,11 +37,11 @@ class Balanced(mtl.Strategy):
 
     Args:
         aggregation: How the gradients become one.
-        parameters_balanced: What is balanced: ``all`` that is shared, the last N layers, or the ``lora`` weights.
+        parameters_balanced: What is balanced: ``all`` that is shared, the last N layers, or the ``adapter``.
     """
 
     aggregation: Choice = field(default_factory=lambda: Choice(name="upgrad"))
-    parameters_balanced: Literal["all", "lora"] | Annotated[int, Field(ge=1)] = "all"
+    parameters_balanced: Literal["all", "adapter"] | Annotated[int, Field(ge=1)] = "all"
 
     def setup(self, tasks: Sequence[TaskLoss], build: Build) -> None:
         if len(tasks) < 2:
@@ -54,7 +53,7 @@ class Balanced(mtl.Strategy):
     def prepare(self, model: MultiTaskModel) -> None:
         self._model = model
         self._last: list[Batch] = []
-        trained = {name: p for name, p in model.encoder.named_parameters() if p.requires_grad}
+        trained = model.shared()
         balanced = self._choose(model, trained)
         self._balanced = [parameter for name, parameter in trained.items() if name in balanced]
         self._rest = [parameter for name, parameter in trained.items() if name not in balanced]
@@ -64,21 +63,21 @@ class Balanced(mtl.Strategy):
             raise ConfigError(
                 f"strategy.parameters_balanced: the gradients of {len(self._weights)} tasks on {self._size:,} parameters take "
                 f"{need / 2**30:.1f} GB, of {there / 2**30:.1f} GB that are free. Balance the last layers only "
-                "(parameters_balanced: 2), the LoRA weights, or freeze more."
+                "(parameters_balanced: 2), an adapter, or freeze more."
             )
 
     def _choose(self, model: MultiTaskModel, trained: Mapping[str, nn.Parameter]) -> set[str]:
         if self.parameters_balanced == "all":
             chosen = set(trained)
-        elif self.parameters_balanced == "lora":
-            chosen = {name for name in trained if LORA in name}
+        elif self.parameters_balanced == "adapter":
+            chosen = trained.keys() & model.encoder.adapter_names()
         else:
             last = {id(p) for layer in model.encoder.layers()[-self.parameters_balanced :] for p in layer.parameters()}
             chosen = {name for name, parameter in trained.items() if id(parameter) in last}
         if not chosen:
             raise ConfigError(
                 f"strategy.parameters_balanced is {self.parameters_balanced!r}, but none of these parameters is trained. "
-                "Freeze fewer layers, or set encoder.lora."
+                "Freeze fewer layers, or set encoder.adapter."
             )
         return chosen
 
@@ -100,7 +99,7 @@ class Balanced(mtl.Strategy):
         for place, batch in enumerate(draw):
             name = next(iter(batch.parts))
             loss = model.loss(name, model(batch)[name], batch)
-            head = [parameter for parameter in model.head(name).parameters() if parameter.requires_grad]
+            head = model.own(name)
             others, count = [*self._rest, *head], len(self._balanced)
             found = torch.autograd.grad(self._weights[name] * loss, [*self._balanced, *others], allow_unused=True)
             _flatten(found[:count], self._balanced, jacobian[place])

@@ -33,12 +33,13 @@ class BalancedFeatures(Balanced):
         encoder, report = model.encoder, StepReport()
         graphs, rows, losses = [], [], []
         for batch in draw:
-            (name, part), encoded = next(iter(batch.parts.items())), encoder(batch.inputs)
+            (name, part) = next(iter(batch.parts.items()))
+            encoded = model.encode(batch)[name]
             states = encoded.states.detach().requires_grad_()
             mask = encoded.mask
             pooled = POOLING[encoder.pooling](states, mask)
             seen = Encoded(states, mask, pooled, embeddings=encoder.backbone.get_input_embeddings().weight)
-            outputs = model.head(name)(seen.of(part.index, part.counts), part.columns)
+            outputs = model.head(name)(seen.of(None, part.counts), part.columns)
             loss = self._weights[name] * model.loss(name, outputs, batch)
             head = [parameter for parameter in model.head(name).parameters() if parameter.requires_grad]
             gradient, *of_head = torch.autograd.grad(loss, [states, *head], allow_unused=True)

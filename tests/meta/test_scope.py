@@ -61,6 +61,6 @@ def test_more_layers_than_there_are_is_an_error(encoder):
         scope_of(encoder, 99)
 
 
-def test_lora_without_lora_weights_is_an_error(encoder):
-    with pytest.raises(ConfigError, match=r"adapt: lora needs LoRA weights"):
-        scope_of(encoder, "lora")
+def test_adapter_without_adapters_is_an_error(encoder):
+    with pytest.raises(ConfigError, match=r"adapt: adapter needs adapters"):
+        scope_of(encoder, "adapter")

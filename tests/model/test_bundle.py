@@ -304,12 +304,12 @@ def test_of_several_bundles_one_must_be_named(bundle, tmp_path):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ('{"format": 99}', "format 99; this version reads format 2"),
-        ("{}", "format None; this version reads format 2"),
-        ("[]", "this version reads format 2"),
+        ('{"format": 99}', "format 99; this version reads format 3"),
+        ("{}", "format None; this version reads format 3"),
+        ("[]", "this version reads format 3"),
         ('{"format": 2', "cannot be read"),
         ("", "cannot be read"),
-        ('{"format": 2}', "incomplete or its parts do not fit"),
+        ('{"format": 3}', "incomplete or its parts do not fit"),
     ],
 )
 def test_a_bundle_json_that_is_not_ours_is_refused(tmp_path, content, told):
@@ -323,7 +323,7 @@ def test_a_bundle_json_that_lacks_a_key_is_refused(saved, key):
     about = json.loads((saved / "bundle.json").read_text())
     del about[key]
     (saved / "bundle.json").write_text(json.dumps(about))
-    with pytest.raises(BundleError, match="this version reads format 2|incomplete or its parts do not fit"):
+    with pytest.raises(BundleError, match="this version reads format 3|incomplete or its parts do not fit"):
         load_bundle(saved)
 
 

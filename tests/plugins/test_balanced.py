@@ -357,7 +357,7 @@ BAD = {
     "an unknown method": ({"aggregation": "upgrd"}, ("aggregation", "'upgrd'", "'upgrad'")),
     "an option that is none": ({"aggregation": {"name": "cagrad", "cc": 1}}, ("'cagrad'", "'cc'")),
     "no such layers": ({"parameters_balanced": 0}, ("parameters_balanced",)),
-    "no LoRA weights": ({"parameters_balanced": "lora"}, ("parameters_balanced", "encoder.lora")),
+    "no adapters": ({"parameters_balanced": "adapter"}, ("parameters_balanced", "encoder.adapter")),
 }
 
 

@@ -21,6 +21,7 @@ from mtl.plugins import load_plugins
 from mtl.training.weighting import TaskLoss
 from mtl.transfer.measure import measure, trivial_of
 from mtl.transfer.space import Space
+from mtl_plugins.adapter_tuning import AdapterTuning
 from mtl_plugins.contrastive import Contrastive, pair_loss
 from mtl_plugins.full import FullFineTuning
 from mtl_plugins.head_only import HeadOnly
@@ -281,14 +282,15 @@ def test_more_layers_than_there_are_are_refused(space):
         TopLayers(layers=3).adapt(space, episode_of(space.target, 2))
 
 
-def test_lora_moves_its_own_weights_alone(encoder_folder):
+def test_adapter_moves_the_adapters_alone(encoder_folder):
     pytest.importorskip("peft")
-    config = EncoderConfig(name=str(encoder_folder), max_length=32, lora=2)
+    config = EncoderConfig(name=str(encoder_folder), max_length=32)
     encoder = load_encoder(config, encoder_folder, attention="sdpa")
+    encoder.put(LoRA(rank=2))
     target = load(encoder, topic_splits())
     space = Space(encoder, target, pool_of(target))
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    predictor = LoRA(rate=1e-2).adapt(space, episode_of(target, 5))
+    predictor = AdapterTuning(rate=1e-2).adapt(space, episode_of(target, 5))
     assert space.measure(episode_of(target, 5), predictor(episode_of(target, 5).query)) >= 0.6  # chance is 1/3
     assert predictor.parameters
     assert all("lora_" in name for name in predictor.parameters)
@@ -296,6 +298,6 @@ def test_lora_moves_its_own_weights_alone(encoder_folder):
     assert_close(dict(encoder.state_dict()), before, rtol=0, atol=0)
 
 
-def test_lora_without_its_weights_is_refused(space):
-    with pytest.raises(ConfigError, match=r"lora needs LoRA weights in the encoder: set encoder\.lora"):
-        LoRA().adapt(space, episode_of(space.target, 2))
+def test_adapter_without_adapters_is_refused(space):
+    with pytest.raises(ConfigError, match=r"adapter needs adapters in the encoder: set encoder\.adapter"):
+        AdapterTuning().adapt(space, episode_of(space.target, 2))

@@ -1,0 +1,59 @@
+"""Exporting a bundle: adapters folded into the weights, nothing needed beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mtl.errors import ConfigError, UnknownNameError
+from mtl.model.bundle import Bundle
+from mtl.model.multitask import head_key
+
+
+def export(bundle: Bundle, folder: Path, task: str | None = None, *, merge: bool = True) -> Bundle:
+    """Write a bundle that holds all of its encoder.
+
+    Args:
+        bundle: The bundle; it is not changed.
+        folder: Where to.
+        task: The one task to keep; must be given to merge where every task has adapters of its own.
+        merge: Whether adapters are folded into the encoder's weights. Else they stay beside them.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UnknownNameError: If there is no head for the task.
+        ConfigError: If the adapters cannot be merged, or not for several tasks at once.
+    """
+    if task is not None and task not in bundle.model.kinds:
+        raise UnknownNameError("task", task, bundle.model.kinds)
+    made = merged(bundle, task) if merge else bundle
+    made.save(folder, whole=True)
+    return made
+
+
+def merged(bundle: Bundle, task: str | None = None) -> Bundle:
+    """Return a bundle with a plain encoder that gives what the one with adapters gave.
+
+    What was practised in episodes is left out: it is about adapters that are no longer there.
+
+    Args:
+        bundle: The bundle; it is not changed.
+        task: The one task to keep, where every task has adapters of its own.
+
+    Raises:
+        ConfigError: If the adapters cannot be merged, or not for several tasks at once.
+    """
+    model = bundle.model
+    tasks = list(model.kinds) if task is None else [task]
+    encoder = model.encoder.copy()
+    if encoder.adapters is not None:
+        if model.encoder.per_task and len(tasks) != 1:
+            raise ConfigError(
+                f"Each of {', '.join(map(repr, tasks))} has adapters of its own, so that merging gives an encoder for each. Name "
+                "one task (--task), or keep the adapters (--keep-adapters)."
+            )
+        encoder.adapters.merge(head_key(tasks[0]) if model.encoder.per_task else None)
+        encoder.adapters = None
+    config = bundle.config.model_copy(update={"adapter": None})
+    return Bundle(model.on(encoder, tasks), config, bundle.plugins, bundle.practice if tasks else None, bundle.missing)
