@@ -80,6 +80,7 @@ class GradientBased(EpisodicStrategy):
     clip: Positive | None = 10.0
 
     exact: ClassVar[bool] = True
+    of_one_encoder: ClassVar[bool] = True
 
     @property
     def second_order(self) -> bool:

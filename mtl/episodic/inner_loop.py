@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
 
 from mtl.data.episodes import EpisodeRows, collate_episode
 from mtl.episodic.gradient_based import BIAS, WEIGHT, GradientBased
@@ -19,8 +18,6 @@ class InnerLoop(Adaptation):
         strategy: The strategy; prepared for the model whose encoder the target is read with.
         names: Whether the classes' names are read with the support.
     """
-
-    of_one_encoder: ClassVar[bool] = True
 
     def __init__(self, strategy: GradientBased, names: bool) -> None:
         self.strategy, self.names = strategy, names

@@ -46,10 +46,12 @@ class Strategy(ABC):
     Attributes:
         trains: Whether there is anything to train.
         trains_heads: Whether the tasks' heads are trained, so that there is something to test them by.
+        of_one_encoder: Whether what it practises fits the encoder that it trains, and no other.
     """
 
     trains: ClassVar[bool] = True
     trains_heads: ClassVar[bool] = True
+    of_one_encoder: ClassVar[bool] = False
 
     @property
     def second_order(self) -> bool:

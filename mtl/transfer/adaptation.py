@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -45,13 +44,7 @@ class LinearPredictor:
 
 
 class Adaptation(ABC):
-    """How a few support examples become a predictor. Write one as a dataclass; its fields are its options.
-
-    Attributes:
-        of_one_encoder: Whether it has learned something that fits the encoder it was trained with, and no other.
-    """
-
-    of_one_encoder: ClassVar[bool] = False
+    """How a few support examples become a predictor. Write one as a dataclass; its fields are its options."""
 
     @abstractmethod
     def adapt(self, space: Space, episode: EpisodeRows) -> Predictor:

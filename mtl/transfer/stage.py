@@ -101,9 +101,8 @@ class Stage:
             )
 
     def _check_beside(self, strategy: Strategy) -> None:
-        own = strategy.adaptation(self.config.episodes)
         practised = any(choice.name == PRACTISED for choice in self.targets_config.adaptation)
-        if self.targets_config.beside_untouched and practised and own is not None and own.of_one_encoder:
+        if self.targets_config.beside_untouched and practised and strategy.of_one_encoder:
             raise ConfigError(
                 "targets.beside_untouched: an inner loop that a strategy has practised is of the encoder that it trained, not "
                 "of two beside each other. Set it to false, or targets.adaptation to prototype, ridge or logistic."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,9 @@ def test_weights_and_biases_works_offline(values, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     finished = mtl.Experiment.of(**values, plugins=["mtl_plugins.wandb:TRACKER"]).run()
     (kept,) = finished.folder.glob("wandb/offline-run-*/run-*.wandb")
-    content = kept.read_bytes()
+    deadline = time.monotonic() + 30  # a process of its own writes it, and may be behind
+    while b"results.md" not in (content := kept.read_bytes()) and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert b"joint/loss/mood" in content
     assert b"results.md" in content
 
