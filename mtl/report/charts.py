@@ -130,7 +130,8 @@ def ranks_chart(findings: Findings) -> Chart | None:
     bars = [{"first": ranks.ranks[first], "last": ranks.ranks[last], "method": ranks.names[last]} for first, last in ranks.groups]
     shown = alt.Chart(_data(rows)).encode(y=alt.Y("method:N", sort=list(ranks.names), title=None, axis=alt.Axis(labelLimit=160)))
     points = shown.mark_point(filled=True, size=80, opacity=1, color=_COLOURS[0]).encode(
-        x=alt.X("rank:Q", title="mean rank, 1 is best", scale=alt.Scale(zero=False)), tooltip=_tooltips(rows)
+        x=alt.X("rank:Q", title="mean rank, 1 is best", scale=alt.Scale(domain=[1, len(rows)]), axis=alt.Axis(tickMinStep=1)),
+        tooltip=_tooltips(rows),
     )
     layers = [points]
     if bars:

@@ -38,7 +38,9 @@ def verdict(findings: Findings) -> str:
     if math.isnan(best.p_holm):
         return text + "With one seed nothing can be said of how sure that is."
     sure = {"better": "The gain holds at 5 %", "worse": "The loss holds at 5 %", "unclear": "That may be chance"}
-    return text + f"{sure[best.verdict]} (p {level(best.p_holm)}, corrected for {len(findings.overall)} comparisons)."
+    count = len(findings.overall)
+    corrected = f", corrected for {count} comparisons" if count > 1 else ""
+    return text + f"{sure[best.verdict]} (p {level(best.p_holm)}{corrected})."
 
 
 def score_table(findings: Findings, flagged: Mapping[str, bool]) -> Table:
@@ -142,7 +144,7 @@ def percent(share: float) -> str:
 
 
 def _score(found: Estimate) -> str:
-    return figure(found.mean) if math.isnan(found.low) else f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    return figure(found.mean) if math.isnan(found.low) else f"{figure(found.mean)} [{figure(found.low)}, {figure(found.high)}]"
 
 
 def _signed_interval(found: Estimate) -> str:

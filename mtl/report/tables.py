@@ -245,7 +245,7 @@ def budget_table(columns: Sequence[Column]) -> Table | None:
 
 def figure(value: float | None) -> str:
     """Write a figure with three decimals, or a dash where it is not defined."""
-    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
+    return "–" if value is None or math.isnan(value) else f"{value:.3f}".replace("-", "−")
 
 
 def spread(values: Sequence[float]) -> str:

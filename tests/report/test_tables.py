@@ -39,7 +39,7 @@ def transfer(prototype, **others):
     return {"figures": {"health": figures}, "chosen": {}, "metric": {"health": "accuracy"}}
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.5, "0.500"), (1 / 3, "0.333"), (-0.25, "-0.250"), (None, "–"), (math.nan, "–")])
+@pytest.mark.parametrize(("value", "text"), [(0.5, "0.500"), (1 / 3, "0.333"), (-0.25, "−0.250"), (None, "–"), (math.nan, "–")])
 def test_a_figure_has_three_decimals_or_is_a_dash(value, text):
     assert figure(value) == text
 
