@@ -43,10 +43,10 @@ def latex(table: Table) -> str:
 
 
 def csv_text(table: Table) -> str:
-    """Return a table as CSV."""
+    """Return a table as CSV, its minus signs as programs read them."""
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows([table.columns, *table.rows])
-    return stream.getvalue()
+    return stream.getvalue().replace("−", "-")
 
 
 def latex_document(tables: Sequence[Table]) -> str:

@@ -26,8 +26,8 @@ def test_latex_is_booktabs_with_everything_escaped():
     )
 
 
-def test_csv_quotes_commas():
-    assert csv_text(TABLE) == 'task_a,Δ\n"a, b",−0.1 ±0.2\n'
+def test_csv_quotes_commas_and_has_minus_signs_that_programs_read():
+    assert csv_text(TABLE) == 'task_a,Δ\n"a, b",-0.1 ±0.2\n'
 
 
 def test_a_slug_is_a_name_of_a_file():
