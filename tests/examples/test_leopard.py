@@ -32,7 +32,7 @@ def test_the_example_of_leopard_runs(encoder_folder, tmp_path, monkeypatch):
     assert list(none) == list(joint) == yaml.safe_load(EXAMPLE.read_text())["targets"]["tasks"]
     assert len(none) == 10
     for found in (none, joint):
-        assert all(len(by["prototype"]["4"]) == 2 for by in found.values())
+        assert all(len(by[how]["4"]) == 2 for by in found.values() for how in ("prototype", "logistic"))
 
 
 @pytest.mark.parametrize("name", ["leopard", "few_shot_intents"])
@@ -40,3 +40,12 @@ def test_no_target_is_among_the_sources(name):
     values = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text())
     assert set(values["targets"]["tasks"]) <= {task["name"] for task in values["tasks"]}
     assert not set(values.get("sources", [])) & set(values["targets"]["tasks"])
+
+
+def test_prototypes_are_learned_from_tasks_with_classes():
+    values = yaml.safe_load(EXAMPLE.read_text())
+    kinds = {task["name"]: task["kind"] for task in values["tasks"]}
+    sources = values["compare"]["cells"]["protonet"]["sources"]
+    assert {kinds[name] for name in sources} == {"classification", "pair-classification"}
+    with_values = {name for name in kinds if name not in (*sources, *values["targets"]["tasks"])}
+    assert {kinds[name] for name in with_values} == {"regression"}
