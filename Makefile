@@ -18,13 +18,14 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# About half an hour on a quiet machine. The first two need DATA=path/to/data with trec/ and subj/ in it, meta.py needs
-# learn2learn; the results are appended to benchmarks/results.
+# More than half an hour on a quiet machine. Three need DATA=path/to/data with trec/ and subj/ in it, one sst2/ and mr/ too;
+# meta.py needs learn2learn. The results are appended to benchmarks/results.
 bench: $(STAMP)
 	@test -d "$(DATA)" || { echo "Say where the data are: make bench DATA=path/to/data" >&2; exit 1; }
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	DATA="$(DATA)" $(BIN)/python benchmarks/loop_overhead.py
 	DATA="$(DATA)" $(BIN)/python benchmarks/hf_trainer.py
+	DATA="$(DATA)" $(BIN)/python benchmarks/few_shot_setfit.py
 	$(BIN)/python benchmarks/predict_heads.py
 	$(BIN)/python benchmarks/memory_tasks.py
 	$(BIN)/python benchmarks/bfloat16.py
