@@ -33,15 +33,6 @@ from mtl.training.weighting import TaskLoss
 ROWS = 32
 
 
-def make_tasks(plugins: Plugins, encoder: Any, count: int) -> dict[str, TaskData]:
-    """Return classifications of the corpus's messages by what they are about; they differ in their rows."""
-    data = {}
-    for number in range(count):
-        task = plugins.tasks.get("helpdesk/intent").model_copy(update={"name": f"task{number}"})
-        data[task.name] = measuring.load_task(task, plugins, encoder)
-    return data
-
-
 def draws_of(data: Mapping[str, TaskData]) -> tuple[list[Batch], list[Batch]]:
     """Return one batch of all tasks, and a batch for each; of the same rows."""
     each = ROWS // len(data)
@@ -74,7 +65,7 @@ def main() -> None:
     figures: dict[str, Any] = {}
     for count in options.tasks:
         encoder = load_encoder(EncoderConfig(name="minilm", freeze="embeddings", dropout=0.0), place, attention="sdpa")
-        data = make_tasks(plugins, encoder, count)
+        data = measuring.make_tasks(plugins, encoder, count)
         model = measuring.make_model(encoder, data, 0)
         mixed, apart = draws_of(data)
         choices = {name: Choice(name="balanced", aggregation=name) for name in methods}

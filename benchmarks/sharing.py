@@ -53,7 +53,7 @@ class Side:
         encoder.origin = Origin("minilm", hash_of(encoder))
         if choice is not None:
             encoder.put(build("adapter", choice))
-        self.data = make_tasks(plugins, encoder, tasks)
+        self.data = measuring.make_tasks(plugins, encoder, tasks)
         self.model: MultiTaskModel = measuring.make_model(encoder, self.data, 0).train()
         self.batch = mixed_batch(self.data)
         self.strategy: Strategy = build("strategy", Choice(name="joint"))
@@ -83,15 +83,6 @@ class Side:
             stored = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
         own = sum(parameter.numel() * parameter.element_size() for parameter in self.model.own(first))
         return {"trained": trained, "task": own, "bundle": stored}
-
-
-def make_tasks(plugins: Plugins, encoder: Any, count: int) -> dict[str, TaskData]:
-    """Return classifications of the corpus's messages by what they are about; they differ in their rows."""
-    data = {}
-    for number in range(count):
-        task = plugins.tasks.get("helpdesk/intent").model_copy(update={"name": f"task{number}"})
-        data[task.name] = measuring.load_task(task, plugins, encoder)
-    return data
 
 
 def mixed_batch(data: Mapping[str, TaskData]) -> Batch:

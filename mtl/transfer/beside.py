@@ -25,6 +25,7 @@ class BesideUntouched(Encoder):
 
     def __init__(self, trained: Encoder, untouched: Encoder) -> None:
         super().__init__(trained.backbone, trained.tokenizer, trained.pooling, trained.precision, trained.token_dropout)
+        self.adapters = trained.adapters
         self.untouched = untouched.eval().requires_grad_(False)
 
     @property

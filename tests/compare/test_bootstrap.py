@@ -86,6 +86,32 @@ def test_the_interval_of_accuracies_of_one_seed_covers_95_of_100(episodes):
     assert 0.93 <= covered <= 0.97
 
 
+#: How figures of trainings may be spread, and their mean: near the top, with a long tail, and with one of ten that collapses.
+SPREADS = {
+    "top": (lambda rng, size: rng.beta(9, 1, size), 0.9),
+    "tail": (lambda rng, size: rng.exponential(1, size), 1.0),
+    "collapse": (lambda rng, size: np.where(rng.random(size) < 0.1, 0.5, 0.9) + rng.normal(0, 0.01, size), 0.86),
+}
+
+
+@pytest.mark.parametrize(
+    ("spread", "units", "documented"),
+    [
+        ("top", 3, 0.897),
+        ("top", 20, 0.933),
+        ("tail", 3, 0.888),
+        ("tail", 20, 0.924),
+        ("collapse", 3, 0.356),
+        ("collapse", 20, 0.88),
+    ],
+)
+def test_intervals_of_skewed_figures_cover_less_as_the_page_on_comparison_says(spread, units, documented):
+    draw, mean = SPREADS[spread]
+    figures = draw(np.random.default_rng(units), (4000, units)).tolist()
+    covered = np.mean([found.low <= mean <= found.high for found in estimate_all(figures)])
+    assert covered == pytest.approx(documented, abs=0.025)  # three standard deviations of both simulations
+
+
 @pytest.mark.parametrize("units", [3, 5, 10, 600])
 def test_without_a_difference_5_of_100_are_called_one(units):
     figures = np.random.default_rng(units).normal(0, 0.1, (4000, units)).tolist()

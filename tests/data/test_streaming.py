@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import entity_rows, rating_rows, sentiment_rows
 from safetensors.numpy import load_file
+from stopping_setup import PLUGIN, STOPPER
 
 import mtl
 import mtl.data.streaming as module
@@ -243,20 +244,6 @@ def test_memory_does_not_grow_with_the_rows(plugins, backend, tmp_path, monkeypa
     assert peaks[True] < 5000 * 3000 / 3
 
 
-class Stopper:
-    """Stops a run after a step."""
-
-    stop_at = 0
-
-    @mtl.hookimpl
-    def mtl_step_end(self, step):
-        if step == self.stop_at:
-            raise KeyboardInterrupt
-
-
-STOPPER = Stopper()
-
-
 @pytest.mark.parametrize("mixed", [False, True])
 def test_a_run_gives_the_same_bytes_and_so_does_one_that_is_resumed(experiment_values, tmp_path, monkeypatch, mixed):
     paths = {name: write(tmp_path / f"{name}.jsonl", rows) for name, rows in list(ROWS.items())[:3]}
@@ -264,7 +251,7 @@ def test_a_run_gives_the_same_bytes_and_so_does_one_that_is_resumed(experiment_v
     def experiment(stream, output):
         tasks = [{"name": n, "kind": n, "data": {"files": path, "stream": stream}} for n, path in paths.items()]
         values = {**experiment_values, "tasks": tasks, "batch": {"size": 8, "mixed": mixed}, "output": str(tmp_path / output)}
-        return mtl.Experiment.of(**values, checkpoint={"every_seconds": 0}, plugins=[f"{__name__}:STOPPER"])
+        return mtl.Experiment.of(**values, checkpoint={"every_seconds": 0}, plugins=[PLUGIN])
 
     stopped = experiment(True, "stopped")
     monkeypatch.setattr(STOPPER, "stop_at", 5)

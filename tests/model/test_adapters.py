@@ -34,7 +34,7 @@ from mtl_plugins.lora import LoRA
 from mtl_tasks.classification import Classification
 from mtl_tasks.regression import Regression
 
-pytest.importorskip("peft")
+pytest.importorskip("peft", reason="needs the extra lora")
 
 METHODS = {"adalora": AdaLoRA, "lora": LoRA, "dora": DoRA, "ia3": IA3, "bottleneck": BottleneckAdapter}
 LINEAR = [name for name in METHODS if name != "bottleneck"]
@@ -435,7 +435,6 @@ def _build(what, choice):
 
 @pytest.mark.parametrize("per_task", [False, True])
 def test_what_leaves_the_layers_below_all_adapters_is_kept(per_task, encoder_folder, tmp_path):
-    pytest.importorskip("lmdb")
     world = World(encoder_folder, LoRA(per_task=per_task, modules=("layer.1.attention.self.query",))).learn()
     batch = world.batch(mood=range(4), rating=range(4))
     before = world.model(batch)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import make_encoder
 from episodic_setup import error, make_world
+from stopping_setup import PLUGIN, STOPPER
 from test_encoder import UNEQUAL, ragged
 from torch.autograd.graph import saved_tensors_hooks
 from torch.testing import assert_close
@@ -164,24 +165,10 @@ def test_strategies_with_second_derivatives_are_refused_before_anything_is_read(
         experiment.cells()
 
 
-class Stopper:
-    """Stops a run after a step."""
-
-    stop_at = 0
-
-    @mtl.hookimpl
-    def mtl_step_end(self, step):
-        if step == self.stop_at:
-            raise KeyboardInterrupt
-
-
-STOPPER = Stopper()
-
-
 def run(values, folder, *, checkpointing, **changes):
     encoder = {**values["encoder"], "checkpointing": checkpointing, "dropout": 0.2}
     values = {**values, **changes, "encoder": encoder, "output": str(folder), "checkpoint": {"every_seconds": 0}}
-    return mtl.Experiment.of(**values, plugins=[f"{__name__}:STOPPER"])
+    return mtl.Experiment.of(**values, plugins=[PLUGIN])
 
 
 @pytest.mark.parametrize("mixed", [False, True])

@@ -13,7 +13,7 @@ from mtl.model.adapters import Adapters
 from mtl.plugins import load_plugins
 from mtl_plugins.adalora import AdaLoRA
 
-pytest.importorskip("peft")
+pytest.importorskip("peft", reason="needs the extra lora")
 
 
 class Net(nn.Module):

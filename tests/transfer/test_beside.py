@@ -20,6 +20,7 @@ from mtl.transfer.beside import BesideUntouched
 from mtl.transfer.measure import transfer
 from mtl.transfer.space import Space
 from mtl.transfer.stage import Stage
+from mtl_plugins.bottleneck import BottleneckAdapter
 from mtl_plugins.full import FullFineTuning
 from mtl_plugins.prototype import Prototype
 
@@ -60,6 +61,11 @@ def test_adapting_moves_the_trained_encoder_alone(pair):
     assert predictor.parameters
     assert all(name.startswith("backbone.") for name in predictor.parameters)
     assert_close(dict(pair[1].state_dict()), before, rtol=0, atol=0)
+
+
+def test_adapters_of_the_trained_encoder_are_there_too(pair):
+    pair[0].put(BottleneckAdapter(rank=2))
+    assert BesideUntouched(*pair).adapter_names() == pair[0].adapter_names() != frozenset()
 
 
 @pytest.fixture
