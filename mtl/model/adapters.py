@@ -33,12 +33,14 @@ class Adapter(ABC):
 
     Attributes:
         decays: Whether its matrices are drawn towards zero by the optimiser's weight decay.
+        replaces: Whether the old parts are not used any more, so that they are not trained either.
     """
 
     per_task: bool = False
     modules: tuple[str, ...] = ()
 
     decays: ClassVar[bool] = True
+    replaces: ClassVar[bool] = False
 
     @abstractmethod
     def put(self, backbone: nn.Module) -> None:
@@ -160,6 +162,8 @@ class Adapters:
                 made, inside = Routed(base, made, self._route), "base_layer"
                 setattr(old[parent], key, made)
             self._bases[name], self._inside[name] = base, inside
+            if method.replaces:
+                base.requires_grad_(False)
         if not self._bases:
             raise EncoderError(f"encoder.adapter: nothing in a {type(backbone).__name__} has been given an adapter.")
 

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from mtl.config import EncoderConfig
 from mtl.data.tokenizer import Tokenizer
 from mtl.errors import EncoderError
-from mtl.model.adapters import ADAPTERS_FILE, Adapter, Adapters
+from mtl.model.adapters import ADAPTERS_FILE, Adapter, Adapters, Routed
 from mtl.model.checkpointing import Recompute, recompute_layers
 from mtl.model.compiling import Compiled
 from mtl.model.encoded import POOLING, Encoded, groups_by_length
 from mtl.model.kept_states import KeptStates, key_of
+from mtl.model.parts import embeddings_of, layers_of
 from mtl.model.precision import Precision, computing, in_bfloat16, round_shape
 from mtl.model.pretrained import load_pretrained
 
@@ -253,7 +254,7 @@ class Encoder(nn.Module):
         """Let layer ``depth`` start from ``states``, and nothing below it be computed."""
         layers = self.layers()
         first, run = layers[depth], layers[depth].forward
-        embeddings = self._embeddings()
+        embeddings = embeddings_of(self.backbone)
         projection = getattr(self.backbone, "embeddings_project", None)  # ELECTRA's, where embeddings are smaller than states
         before = [embeddings] if projection is None else [embeddings, projection]
         try:
@@ -270,15 +271,6 @@ class Encoder(nn.Module):
 
     def _in_parts(self) -> AbstractContextManager[None]:
         return self._compiled.in_parts() if self._compiled else nullcontext()
-
-    def _embeddings(self) -> Any:
-        found = getattr(self.backbone, "embeddings", None)
-        if found is None:
-            raise EncoderError(
-                f"The embeddings of a {type(self.backbone).__name__} are not found, so that its trunk cannot be cut off; "
-                "adapt all of it."
-            )
-        return found
 
     def freeze(self, what: str | int) -> None:
         """Stop training the embeddings, the embeddings and the first N layers, or everything.
@@ -305,11 +297,7 @@ class Encoder(nn.Module):
         Raises:
             EncoderError: If they are not found in this architecture.
         """
-        count = self.backbone.config.num_hidden_layers
-        for module in self.backbone.modules():
-            if isinstance(module, nn.ModuleList) and len(module) == count:
-                return module
-        raise EncoderError(f"The layers of a {type(self.backbone).__name__} are not found; use freeze: none, embeddings or all.")
+        return layers_of(self.backbone)
 
     def counted(self) -> list[nn.Module]:
         """Return a module of every layer that runs when the layer is computed, and not when it is left out.
@@ -320,7 +308,7 @@ class Encoder(nn.Module):
         if self._compiled is not None:
             return [self._compiled]
         try:
-            return [next(module for module in layer.modules() if isinstance(module, nn.Linear)) for layer in self.layers()]
+            return [next(module for module in layer.modules() if isinstance(module, nn.Linear | Routed)) for layer in self.layers()]
         except (EncoderError, StopIteration):
             return [self.backbone]
 

@@ -83,9 +83,11 @@ def mtl_register_adaptations(register: Register) -> None:
 def mtl_register_adapters(register: Register) -> None:
     register("adalora", "mtl_plugins.adalora:AdaLoRA")
     register("bottleneck", "mtl_plugins.bottleneck:BottleneckAdapter")
+    register("branch", "mtl_plugins.branch:Branching")
     register("dora", "mtl_plugins.dora:DoRA")
     register("ia3", "mtl_plugins.ia3:IA3")
     register("lora", "mtl_plugins.lora:LoRA")
+    register("task-embedding", "mtl_plugins.task_embedding:TaskEmbedding")
 
 
 @mtl.hookimpl

@@ -27,17 +27,22 @@ from mtl.plugins import load_plugins
 from mtl.task import Task
 from mtl_plugins.adalora import AdaLoRA
 from mtl_plugins.bottleneck import BottleneckAdapter
+from mtl_plugins.branch import Branching
 from mtl_plugins.dora import DoRA
 from mtl_plugins.ia3 import IA3
 from mtl_plugins.joint import Joint
 from mtl_plugins.lora import LoRA
+from mtl_plugins.task_embedding import TaskEmbedding
 from mtl_tasks.classification import Classification
 from mtl_tasks.regression import Regression
 
 pytest.importorskip("peft", reason="needs the extra lora")
 
-METHODS = {"adalora": AdaLoRA, "lora": LoRA, "dora": DoRA, "ia3": IA3, "bottleneck": BottleneckAdapter}
-LINEAR = [name for name in METHODS if name != "bottleneck"]
+SHARED = {"adalora": AdaLoRA, "lora": LoRA, "dora": DoRA, "ia3": IA3, "bottleneck": BottleneckAdapter}
+OWN = {"branch": Branching, "task-embedding": TaskEmbedding}  # of each task, or of none
+METHODS = {**SHARED, **OWN}
+WAYS = [(name, False) for name in SHARED] + [(name, True) for name in METHODS]
+LINEAR = [name for name in SHARED if name != "bottleneck"]
 
 
 def rows_of(rows):
@@ -90,8 +95,7 @@ def made(name, **options):
     return METHODS[name](**options)
 
 
-@pytest.mark.parametrize("per_task", [False, True])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "per_task"), WAYS)
 def test_adapters_change_nothing_until_they_are_trained(name, per_task, encoder_folder):
     plain, adapted = World(encoder_folder, None), World(encoder_folder, made(name, per_task=per_task))
     batch = plain.batch(mood=range(4), rating=range(4))
@@ -131,6 +135,43 @@ def test_the_number_of_weights_of_bottlenecks_is_that_of_the_paper(encoder_folde
     world = World(encoder_folder, BottleneckAdapter(rank=4))
     # Section 2.1: 2md + d + m for each of the two adapters of a layer, with d = 32 and m = 4.
     assert sum(p.numel() for p in world.encoder.parameters() if p.requires_grad) == 2 * 2 * (2 * 4 * 32 + 32 + 4)
+
+
+def test_branches_are_whole_layers_and_the_shared_ones_above_the_fork_are_out_of_use(encoder_folder):
+    world = World(encoder_folder, Branching(layers=1), freeze="none", names=("mood", "rating"))
+    plain = load_encoder(world.config, encoder_folder)
+    layer = sum(p.numel() for p in plain.layers()[1].parameters())
+    named = dict(world.encoder.named_parameters())
+    assert sum(named[key].numel() for key in world.encoder.adapter_names("mood")) == layer
+    shared = sum(p.numel() for p in world.model.shared().values())
+    assert shared == sum(p.numel() for p in plain.parameters()) - layer
+    world.model.zero_grad()
+    torch.autograd.backward(sum(world.losses(world.batch(mood=range(3), rating=range(3))).values()))
+    assert all(p.grad is not None for p in world.encoder.parameters() if p.requires_grad)
+
+
+def test_a_task_embedding_is_one_vector_a_task(encoder_folder):
+    world = World(encoder_folder, TaskEmbedding())
+    assert sum(p.numel() for p in world.encoder.parameters() if p.requires_grad) == len(KINDS) * 32
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_is_each_tasks_own_cannot_be_for_all(name, encoder_folder):
+    with pytest.raises(ValueError, match="per_task is always true"):
+        OWN[name](per_task=False)
+
+
+def test_more_branching_layers_than_there_are_is_an_error(encoder_folder):
+    with pytest.raises(EncoderError, match=r"encoder\.adapter\.layers is 3, but the encoder has 2 layers"):
+        World(encoder_folder, Branching(layers=3))
+
+
+def test_layers_that_run_are_counted_through_branches(encoder_folder):
+    world, seen = World(encoder_folder, Branching()), []
+    for module in world.encoder.counted():
+        module.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    world.model(world.batch(mood=range(4), rating=range(3)))
+    assert seen == [7, 7]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -259,8 +300,7 @@ def bundle_of(folder, name, *, registered=True, names=("mood", "rating"), **opti
 TEXTS = [row["text"] for row in [*sentiment_rows(6), *rating_rows(4)]]
 
 
-@pytest.mark.parametrize("per_task", [False, True])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "per_task"), WAYS)
 def test_a_bundle_answers_as_before_and_holds_no_encoder(name, per_task, encoder_folder, tmp_path):
     bundle = bundle_of(encoder_folder, name, per_task=per_task)
     bundle.save(tmp_path)
@@ -338,8 +378,9 @@ def test_merging_leaves_the_bundle_as_it_was(encoder_folder):
 
 
 @pytest.mark.parametrize("task", ["mood", "rating"])
-def test_one_task_of_several_with_their_own_adapters_is_merged(task, encoder_folder, tmp_path):
-    bundle = bundle_of(encoder_folder, "lora", per_task=True)
+@pytest.mark.parametrize("name", ["lora", *OWN])
+def test_one_task_of_several_with_their_own_adapters_is_merged(name, task, encoder_folder, tmp_path):
+    bundle = bundle_of(encoder_folder, name, per_task=True)
     export(bundle, tmp_path, task)
     again = load_bundle(tmp_path)
     assert list(again.tasks) == [task]
