@@ -2,7 +2,8 @@
 
 Measured: a step of joint training (gradients and AdamW) on one mixed batch of 32 messages of the bundled corpus, dealt over 4
 classifications, MiniLM, no dropout, float32; weights of the encoder and heads that are trained; what one task more adds to a
-bundle; and the bundle on disk. Adapters are on a frozen encoder, shared by all tasks or one for each.
+bundle; and the bundle on disk. Adapters are on a frozen encoder, shared by all tasks or one for each; so are branches (the last two
+layers of each task) and vectors of tasks. Heads that read a mix of all layers are on an encoder that is trained.
 Against: joint training of the whole encoder, and of heads alone on a frozen one.
 How: all sides in turn in one process after a warm-up; ratios between neighbours in time.
 
@@ -44,11 +45,12 @@ class Side:
         choice: The adapters; ``None`` for none.
         freeze: See ``encoder.freeze``.
         tasks: How many tasks there are.
+        mix: See ``encoder.mix``.
     """
 
-    def __init__(self, plugins: Plugins, choice: Choice | None, freeze: Any, tasks: int) -> None:
+    def __init__(self, plugins: Plugins, choice: Choice | None, freeze: Any, tasks: int, *, mix: bool = False) -> None:
         build = Builder(plugins)
-        self.config = EncoderConfig(name="minilm", freeze=freeze, dropout=0.0, adapter=choice)
+        self.config = EncoderConfig(name="minilm", freeze=freeze, dropout=0.0, adapter=choice, mix=mix)
         encoder = load_encoder(self.config, plugins.locate_encoder("minilm"), attention="sdpa")
         encoder.origin = Origin("minilm", hash_of(encoder))
         if choice is not None:
@@ -95,9 +97,14 @@ def mixed_batch(data: Mapping[str, TaskData]) -> Batch:
 
 def sides_of(plugins: Plugins, methods: list[str], tasks: int) -> dict[str, Side]:
     """Return every way of sharing that is compared."""
-    found = {WHOLE: Side(plugins, None, "none", tasks), HEADS: Side(plugins, None, "all", tasks)}
+    found = {
+        WHOLE: Side(plugins, None, "none", tasks),
+        f"{WHOLE}, layers mixed": Side(plugins, None, "none", tasks, mix=True),
+        HEADS: Side(plugins, None, "all", tasks),
+    }
     for name in methods:
-        found[f"{name}, for all"] = Side(plugins, Choice(name=name), "all", tasks)
+        if not Builder(plugins)("adapter", Choice(name=name)).per_task:
+            found[f"{name}, for all"] = Side(plugins, Choice(name=name), "all", tasks)
         found[f"{name}, one a task"] = Side(plugins, Choice(name=name, per_task=True), "all", tasks)
     return found
 

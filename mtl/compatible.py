@@ -40,6 +40,18 @@ def check_encoder(config: ExperimentConfig, strategy: Strategy) -> None:
             raise ConfigError(f"encoder.compile does not go with encoder.{key}, for which layers run one by one. Set one only.")
 
 
+def check_mix(config: ExperimentConfig, strategy: Strategy) -> None:
+    """Refuse what heads that read a mix of all layers cannot do.
+
+    Raises:
+        ConfigError: Saying what, and why.
+    """
+    why = "encoder.mix gives the head of every trained task weights of all layers"
+    _check_sources_alone(config, strategy, why, "encoder.mix")
+    if config.encoder.cache:
+        raise ConfigError(f"{why}; encoder.cache keeps what leaves the last frozen layer alone. Set one only.")
+
+
 def check_per_task(config: ExperimentConfig, strategy: Strategy) -> None:
     """Refuse what adapters of each task cannot do.
 
@@ -47,11 +59,16 @@ def check_per_task(config: ExperimentConfig, strategy: Strategy) -> None:
         ConfigError: Saying what, and why.
     """
     why = "encoder.adapter.per_task gives every trained task an adapter of its own"
-    if config.targets is not None:
-        raise ConfigError(f"{why}, and a target that is not trained has none. Take the targets out, or set per_task: false.")
-    if not strategy.trains_heads:
-        name = config.strategy.name
-        raise ConfigError(f"{why}, and the strategy {name!r} trains no single tasks. Use joint, or set per_task: false.")
+    _check_sources_alone(config, strategy, why, "per_task")
     for key in ("checkpointing", "compile"):
         if getattr(config.encoder, key):
             raise ConfigError(f"{why}, which rows change from pass to pass; encoder.{key} cannot follow that. Set one only.")
+
+
+def _check_sources_alone(config: ExperimentConfig, strategy: Strategy, why: str, key: str) -> None:
+    """Refuse targets and strategies that have no heads of trained tasks."""
+    if config.targets is not None:
+        raise ConfigError(f"{why}, and a target that is not trained has none. Take the targets out, or set {key}: false.")
+    if not strategy.trains_heads:
+        name = config.strategy.name
+        raise ConfigError(f"{why}, and the strategy {name!r} trains no single tasks. Use joint, or set {key}: false.")

@@ -74,6 +74,7 @@ class EncoderConfig(Frozen):
         checkpointing: Whether training keeps of every layer its input only and computes the layer again on the way back: less
             memory, more time, the same result (Chen et al. 2016, arXiv:1604.06174). Not with second derivatives.
         compile: Whether passes of the whole encoder in training are compiled by ``torch.compile``: for GPUs and long trainings.
+        mix: Whether the head of each task reads a mix of all layers, with weights of its own, instead of the last.
         adapter: A few weights that are put into the layers, to be trained in the place of all of it (with ``freeze: all``) or by
             inner loops and adaptations of ``adapter``. Default: none.
     """
@@ -91,6 +92,7 @@ class EncoderConfig(Frozen):
     cache: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     checkpointing: bool = False
     compile: bool = False
+    mix: bool = False
     adapter: Choice | None = None
 
     @model_validator(mode="before")

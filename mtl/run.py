@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from mtl.compatible import check_encoder, check_per_task
+from mtl.compatible import check_encoder, check_mix, check_per_task
 from mtl.components import Builder
 from mtl.config import Choice, ExperimentConfig
 from mtl.data.dropping import fit_without_bad, without_bad
@@ -122,6 +122,8 @@ class Run:
         given = choice is not None and self.build("adapter", choice).per_task
         if given if self._bundle is None else self._bundle.model.encoder.per_task:
             check_per_task(self.config, self.strategy)
+        if self.config.encoder.mix if self._bundle is None else self._bundle.model.encoder.mixing:
+            check_mix(self.config, self.strategy)
 
     def execute(self) -> dict[str, Any]:
         """Run to the end, from where an earlier start was stopped, and return the results.

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor
 
 from mtl.errors import EncoderError
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What every layer gave of a batch, for heads that read a mix of them.
+
+    Args:
+        states: ``[sequences, tokens, layers * hidden]``.
+        mask: 1 for tokens that are pooled, ``[sequences, tokens]``.
+        pool: Makes one vector of a sequence's states under a mask.
+    """
+
+    states: Tensor
+    mask: Tensor
+    pool: Callable[[Tensor, Tensor], Tensor]
 
 
 class Encoded:
@@ -19,6 +36,7 @@ class Encoded:
         index: The task's sequences, ``[rows * sequences]``; ``None`` for all.
         counts: Sequences of each row, ``[rows]``, where rows differ in that.
         embeddings: What the encoder reads tokens by, ``[vocabulary, hidden]``, for heads that share it.
+        layers: What every layer gave, where heads read a mix of them.
     """
 
     def __init__(
@@ -29,13 +47,24 @@ class Encoded:
         index: Tensor | None = None,
         counts: Tensor | None = None,
         embeddings: Tensor | None = None,
+        layers: Layers | None = None,
     ) -> None:
         self._states, self._mask, self._pooled, self._index = states, mask, pooled, index
-        self.counts, self._embeddings = counts, embeddings
+        self.counts, self._embeddings, self._layers = counts, embeddings, layers
 
     def of(self, index: Tensor | None, counts: Tensor | None = None) -> Encoded:
         """Return the view of another task."""
-        return Encoded(self._states, self._mask, self._pooled, index, counts, self._embeddings)
+        return Encoded(self._states, self._mask, self._pooled, index, counts, self._embeddings, self._layers)
+
+    def mixed(self, mix: Callable[[Tensor], Tensor]) -> Encoded:
+        """Return what is said where ``mix`` makes states of what every layer gave."""
+        layers = self._layers
+        assert layers is not None
+        given, seen = layers.states, layers.mask
+        if self._index is not None:
+            given, seen = given[self._index], seen[self._index]
+        states = mix(given)
+        return Encoded(states, self.mask, layers.pool(states, seen), counts=self.counts, embeddings=self._embeddings)
 
     @property
     def embeddings(self) -> Tensor:

@@ -20,7 +20,7 @@ from mtl.errors import EncoderError
 from mtl.model.adapters import ADAPTERS_FILE, Adapter, Adapters, Routed
 from mtl.model.checkpointing import Recompute, recompute_layers
 from mtl.model.compiling import Compiled
-from mtl.model.encoded import POOLING, Encoded, groups_by_length
+from mtl.model.encoded import POOLING, Encoded, Layers, groups_by_length
 from mtl.model.kept_states import KeptStates, key_of
 from mtl.model.parts import embeddings_of, layers_of
 from mtl.model.precision import Precision, computing, in_bfloat16, round_shape
@@ -48,6 +48,7 @@ class Encoder(nn.Module):
         precision: ``bf16`` computes in bfloat16 by autocast; parameters and what comes out stay float32.
         token_dropout: Share of tokens that are hidden in training.
         checkpointing: Whether layers are computed again on the way back.
+        mixing: Whether heads read a mix of all layers.
 
     Attributes:
         frozen_depth: How many layers are frozen, where what leaves them is kept; else 0.
@@ -64,6 +65,7 @@ class Encoder(nn.Module):
         token_dropout: float = 0.0,
         *,
         checkpointing: bool = False,
+        mixing: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -71,6 +73,7 @@ class Encoder(nn.Module):
         self.pooling = pooling
         self.precision = precision
         self.token_dropout = token_dropout
+        self.mixing = mixing
         self._kept: KeptStates | None = None
         self._frozen: list[tuple[nn.Module, str, nn.Parameter]] = []
         self.frozen_depth = 0
@@ -146,8 +149,11 @@ class Encoder(nn.Module):
                 padded = [nn.functional.pad(part, (0, 0, 0, mask.shape[1] - part.shape[1])) for part in parts]
                 order = torch.cat([rows for rows, _ in groups]).argsort()
                 states = torch.cat(padded)[order]
+        pool, layers = POOLING[self.pooling], None
+        if self.mixing:
+            layers, states = Layers(states, seen, pool), states[..., -self.hidden :]
         embeddings: Tensor = self.backbone.get_input_embeddings().weight
-        return Encoded(states, mask, POOLING[self.pooling](states, seen), embeddings=embeddings)
+        return Encoded(states, mask, pool(states, seen), embeddings=embeddings, layers=layers)
 
     def _hide(self, mask: Tensor) -> Tensor:
         """Return a mask without the tokens that are hidden this time; the first is never among them."""
@@ -246,7 +252,10 @@ class Encoder(nn.Module):
         if self._compiled is not None:
             self._compiled(mask)
         with computing(self.precision, mask.device), self._compiled.explained() if self._compiled else nullcontext():
-            states: Tensor = self.backbone(**inputs).last_hidden_state
+            found = self.backbone(**inputs, output_hidden_states=self.mixing)
+        states: Tensor = found.last_hidden_state
+        if self.mixing:
+            states = torch.cat([*found.hidden_states[:-1], states], -1)
         return states.float() if states.dtype is torch.bfloat16 else states  # a model in float64 stays so
 
     @contextmanager
@@ -316,7 +325,13 @@ class Encoder(nn.Module):
         """Return an encoder with weights of its own and the same tokenizer."""
         backbone, adapters = copy.deepcopy((self.backbone, self.adapters))
         made = Encoder(
-            backbone, self.tokenizer, self.pooling, self.precision, self.token_dropout, checkpointing=bool(self._recomputes)
+            backbone,
+            self.tokenizer,
+            self.pooling,
+            self.precision,
+            self.token_dropout,
+            checkpointing=bool(self._recomputes),
+            mixing=self.mixing,
         )
         made.adapters, made.origin = adapters, self.origin
         return made
@@ -362,7 +377,13 @@ def load_encoder(
     segments = "token_type_ids" in inspect.signature(backbone.forward).parameters
     reader = Tokenizer(tokenizer, config.max_length, cache, segments=segments)
     encoder = Encoder(
-        backbone, reader, config.pooling, config.precision, config.token_dropout, checkpointing=config.checkpointing
+        backbone,
+        reader,
+        config.pooling,
+        config.precision,
+        config.token_dropout,
+        checkpointing=config.checkpointing,
+        mixing=config.mix,
     )
     encoder.freeze(config.freeze)
     _LOG.info("encoder %s: %s attention", config.name, encoder.attention)

@@ -13,6 +13,9 @@ from mtl.errors import PluginError
 from mtl.kind import TaskKind
 from mtl.model.encoded import Encoded
 from mtl.model.encoder import Encoder
+from mtl.model.mixing import ScalarMix
+
+_MIX = "mix_of_layers"  # a part of the head, as it is stored and trained with it
 
 
 class MultiTaskModel(nn.Module):
@@ -38,6 +41,8 @@ class MultiTaskModel(nn.Module):
                 head = kind.head(encoder.hidden)
             if not isinstance(head, nn.Module):
                 raise PluginError(f"Kind {kind.task.kind!r}: head() returned {type(head).__name__}, not an nn.Module.")
+            if encoder.mixing:
+                head.add_module(_MIX, ScalarMix(1 + len(encoder.layers())))
             self.heads[head_key(name)] = head
 
     def head(self, task: str) -> nn.Module:
@@ -59,6 +64,12 @@ class MultiTaskModel(nn.Module):
         Returns:
             Task name → what the encoder says of its sequences.
         """
+        found = self._encode(batch)
+        if self.encoder.mixing:
+            found = {name: own.mixed(getattr(self.head(name), _MIX)) for name, own in found.items()}
+        return found
+
+    def _encode(self, batch: Batch) -> dict[str, Encoded]:
         if not self.encoder.per_task:
             encoded = self.encoder(batch.inputs)
             return {name: encoded.of(part.index, part.counts) for name, part in batch.parts.items()}

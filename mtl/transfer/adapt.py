@@ -85,6 +85,10 @@ def adapt(bundle: Bundle, task: Task, support: Path, choice: Choice | None, plug
             f"The bundle was trained with encoder.adapter.per_task, and {task.name!r} has no adapters of its own. Take a bundle "
             "trained with per_task: false, or export one of its tasks first: mtl export BUNDLE --task NAME --output FOLDER"
         )
+    if encoder.mixing:
+        raise ConfigError(
+            f"The bundle was trained with encoder.mix, and {task.name!r} has no weights of layers. Take a bundle trained without."
+        )
     kind = plugins.kinds.get(task.kind)(task, plugins.metrics_of(task.kind))
     rows = load_file(task, str(support), dict(kind.roles), Path.cwd())
     kind.vocabulary = encoder.tokenizer.vocabulary
