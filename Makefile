@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench learn2learn clusters browser clean
+.PHONY: demo test check bench ratios peers learn2learn clusters browser clean
 
 demo: $(STAMP)
 	$(BIN)/mtl demo
@@ -18,11 +18,9 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# More than half an hour on a quiet machine. Three need DATA=path/to/data with trec/ and subj/ in it, one sst2/ and mr/ too;
+# About an hour and a half on a quiet machine. Three need DATA=path/to/data with trec/ and subj/ in it, one sst2/ and mr/ too;
 # meta.py needs learn2learn. The results are appended to benchmarks/results.
-bench: $(STAMP)
-	@test -d "$(DATA)" || { echo "Say where the data are: make bench DATA=path/to/data" >&2; exit 1; }
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+bench: $(STAMP) peers
 	DATA="$(DATA)" $(BIN)/python benchmarks/loop_overhead.py
 	DATA="$(DATA)" $(BIN)/python benchmarks/hf_trainer.py
 	DATA="$(DATA)" $(BIN)/python benchmarks/few_shot_setfit.py
@@ -36,6 +34,17 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/balancing.py
 	$(BIN)/python benchmarks/sharing.py
 	$(BIN)/python benchmarks/compare.py
+	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/start_up.py
+	$(BIN)/python benchmarks/tokenizing.py
+
+# Short versions of some of them, in five minutes: fails on a ratio that fell by more than a quarter below the recorded one.
+ratios: $(STAMP) peers
+	DATA="$(DATA)" $(BIN)/python benchmarks/check_ratios.py
+
+peers: $(STAMP)
+	@test -d "$(DATA)" || { echo "Say where the data are: make $(MAKECMDGOALS) DATA=path/to/data" >&2; exit 1; }
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 
 $(STAMP): pyproject.toml constraints.txt scripts/install.sh
 	$(PYTHON) -m venv $(VENV)

@@ -133,6 +133,41 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
+def matmul_throughput(bfloat16: bool = False) -> float:
+    """Return the most floating point operations a second that products of matrices reach here, with ``THREADS`` threads.
+
+    The best of twelve products of 1536 × 1536: about 7 GFLOPs each.
+    """
+    import torch
+
+    torch.set_num_threads(THREADS)
+    side = 1536
+    left, right = (torch.randn(side, side, dtype=torch.bfloat16 if bfloat16 else torch.float32) for _ in range(2))
+    seconds = []
+    for _ in range(12):
+        with stopwatch() as clock:
+            left @ right
+        seconds.append(clock["wall"])
+    return 2 * side**3 / min(seconds)
+
+
+def training_flops(config: Any, tokens: float, squares: float) -> float:
+    """Return the operations that learning from so many tokens needs: products of matrices of all layers, padding left out.
+
+    Forth, a token needs two for each weight of its layers' matrices, and attention 4 × hidden for each pair of tokens and
+    layer; back, twice as many (Chowdhery et al. 2022, arXiv:2204.02311, appendix B). Embeddings, heads and the optimiser are
+    not counted.
+
+    Args:
+        config: The encoder's, a BERT.
+        tokens: How many, over all sequences.
+        squares: Sum of the squares of the sequences' lengths.
+    """
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    weights = 4 * hidden**2 + 2 * hidden * config.intermediate_size
+    return float(3 * layers * (2 * weights * tokens + 4 * hidden * squares))
+
+
 def read_tasks(folder: Path, test_rows: int | None = None) -> list[Task]:
     """Declare TREC and SUBJ: short questions of 6 classes, sentences of 2."""
     import mtl
@@ -198,12 +233,13 @@ class Onlooker:
     """A watcher of a training that counts steps, rows, tokens and padding."""
 
     def __init__(self) -> None:
-        self.steps = self.rows = self.tokens = self.places = 0
+        self.steps = self.rows = self.tokens = self.places = self.squares = 0
 
     def count(self, mask: Tensor, rows: int) -> None:
         """Count an encoder pass over ``mask``, ``[sequences, tokens]``, that serves so many rows."""
         self.rows += rows
         self.tokens += int(mask.sum())
+        self.squares += int(mask.sum(1).pow(2).sum())
         self.places += mask.numel()
 
     def batch_ready(self, draw: Draw) -> None:

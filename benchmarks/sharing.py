@@ -2,8 +2,8 @@
 
 Measured: a step of joint training (gradients and AdamW) on one mixed batch of 32 messages of the bundled corpus, dealt over 4
 classifications, MiniLM, no dropout, float32; weights of the encoder and heads that are trained; what one task more adds to a
-bundle; and the bundle on disk. Adapters are on a frozen encoder, shared by all tasks or one for each; so are branches (the last two
-layers of each task) and vectors of tasks. Heads that read a mix of all layers are on an encoder that is trained.
+bundle; and the bundle on disk. Adapters are on a frozen encoder, shared by all tasks or one for each; so are branches (the
+last two layers of each task) and vectors of tasks. Heads that read a mix of all layers are on an encoder that is trained.
 Against: joint training of the whole encoder, and of heads alone on a frozen one.
 How: all sides in turn in one process after a warm-up; ratios between neighbours in time.
 

@@ -1,0 +1,143 @@
+"""Whether mtl has become slower beside its peers: short versions of the benchmarks against the ratios that are recorded.
+
+Measured: the ratios below, each greater where mtl is quicker, never times. One that falls by more than a quarter below what
+``recorded.json`` has is measured once more, as machines are noisy; if it is still below, this ends with exit code 1.
+``--record`` writes what is measured now as the new record.
+
+    DATA=path/to/data python benchmarks/check_ratios.py
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import measuring
+
+_RECORD = Path(__file__).with_name("recorded.json")
+_LEAST = 0.75
+Figures = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Short:
+    """A benchmark in short.
+
+    Args:
+        script: Its name.
+        options: What makes it short.
+        ratios: What is looked at → how it is read from the figures; greater is better.
+    """
+
+    script: str
+    options: str
+    ratios: Mapping[str, Callable[[Figures], float]]
+
+
+def _median_ratio(figures: Figures, other: str, own: str) -> float:
+    """Return how much longer ``other`` takes than ``own``, a median over neighbours in time."""
+    return statistics.median(a / b for a, b in zip(figures[other], figures[own], strict=True))
+
+
+SHORT = (
+    Short(
+        "hf_trainer",
+        "--epochs 0.03 --warm-up 2 --test-rows 16 --repeats 3",
+        {
+            "examples a second beside the Hugging Face Trainer": lambda f: f["mtl"]["ratio"]["median"],
+            "examples a second beside the Hugging Face Trainer, by length": lambda f: (
+                f["mtl"]["examples_per_second"]["median"] / f["hf, by length"]["examples_per_second"]["median"]
+            ),
+        },
+    ),
+    Short(
+        "loop_overhead",
+        "--steps 8 --warm-up 2 --repeats 3",
+        {"a step beside a bare loop": lambda f: 1 / (1 + f["homogeneous"]["wall"]["overhead"]["median"] / 100)},
+    ),
+    Short(
+        "few_shot_setfit",
+        "--tasks trec --shots 4 --test-rows 50 --repeats 2",
+        {
+            "few-shot learning beside SetFit": lambda f: statistics.median(
+                a["learning"] / b["learning"] for a, b in zip(f["trec, 4"]["setfit"], f["trec, 4"]["mtl"], strict=True)
+            )
+        },
+    ),
+    Short(
+        "scaling",
+        "--tasks 1 32 --lengths --steps 5 --warm-up 1 --repeats 3",
+        {"an example of 1 task beside one of 32": lambda f: 1 / f["32 tasks"]["ratio"]["median"]},
+    ),
+    Short(
+        "balancing",
+        "--tasks 4 --methods upgrad pcgrad --repeats 5",
+        {
+            f"a joint step beside one of {method}": lambda f, method=method: _median_ratio(f["4"]["seconds"], "joint", method)
+            for method in ("upgrad", "pcgrad")
+        },
+    ),
+    Short(
+        "start_up",
+        "--repeats 3",
+        {
+            "import torch beside mtl --help": lambda f: 1 / f["ratios"]["mtl --help"]["median"],
+            "the first step by hand beside mtl's": lambda f: 1 / f["ratios"]["first step, mtl"]["median"],
+        },
+    ),
+)
+
+
+def measure(short: Short) -> dict[str, float]:
+    """Run a benchmark and return its ratios."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(__file__).with_name(f"{short.script}.py")
+        command = [sys.executable, str(script), *short.options.split(), "--out", folder]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"{short.script}.py ended with {done.returncode}:\n{done.stderr[-2000:]}")
+        figures = json.loads((Path(folder) / f"{short.script}.jsonl").read_text(encoding="utf-8"))
+    return {name: read(figures) for name, read in short.ratios.items()}
+
+
+def main() -> None:
+    parser = measuring.parser(__doc__)
+    parser.add_argument("--record", action="store_true", help="take what is measured now as the record")
+    parser.add_argument("--only", nargs="+", help="scripts. Default: all")
+    options = parser.parse_args()
+    recorded = json.loads(_RECORD.read_text(encoding="utf-8")) if _RECORD.is_file() else {}
+    rows, fallen = [], []
+    for short in SHORT:
+        if options.only and short.script not in options.only:
+            continue
+        found = measure(short)
+        if not options.record and any(value < _LEAST * recorded[name] for name, value in found.items()):
+            again = measure(short)
+            found = {name: max(value, again[name]) for name, value in found.items()}
+        for name, value in found.items():
+            if options.record:
+                recorded[name] = round(value, 3)
+            elif value < _LEAST * recorded[name]:
+                fallen.append(name)
+            rows.append([name, f"{value:.2f}", f"{recorded[name]:.2f}", f"{value / recorded[name]:.2f}"])
+            print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
+    measuring.publish(
+        "check_ratios", options, measuring.table(["ratio", "now", "recorded", "part of it"], rows), {"ratios": rows}
+    )
+    if options.record:
+        _RECORD.write_text(json.dumps(recorded, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if fallen:
+        sys.exit(
+            f"Fell by more than a quarter: {'; '.join(fallen)}. Look at what the benchmark prints, or --record if it is meant."
+        )
+
+
+if __name__ == "__main__":
+    main()

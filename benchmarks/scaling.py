@@ -1,0 +1,149 @@
+"""How time and memory grow with the number of tasks and with the length of the texts.
+
+Measured: a step of joint training (draw, gradients, clipping, AdamW) of MiniLM in float32 without dropout, for 1, 2, 4, …, 32
+generated classifications whose rows, of 10 to 40 tokens, are dealt out over mixed batches of 64; and for one whose texts all
+have 16, 32, …, 512 tokens, 4,096 tokens a batch: milliseconds an example or a thousand tokens, and the peak memory of the
+process.
+Against: the physical limit, which is the operations that the tokens need (no padding; Chowdhery et al. 2022, arXiv:2204.02311,
+appendix B) over the best throughput of products of matrices in the same process. MFU is their part of the time.
+How: a fresh process for each figure, the sizes in turn; each makes steps to warm up, then those that are measured.
+The number of rows is measured by ``streaming.py``.
+
+    python benchmarks/scaling.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import measuring
+from measuring import Onlooker, Spread
+
+if TYPE_CHECKING:
+    import mtl
+
+_BATCH, _TOKENS, _ROWS, _LABELS = 64, 4096, 256, 8
+_MEGA = 1e6
+_WORDS = ("the", "a", "man", "time", "day", "house", "water", "good", "new", "old", "see", "make", "go", "work", "school", "city")
+
+
+class Clock(Onlooker):
+    """Counts what is learned from after the first steps, and how long that takes."""
+
+    def __init__(self, warm_up: int) -> None:
+        super().__init__()
+        self.warm_up, self.started, self.seconds = warm_up, 0.0, 0.0
+
+    def step_end(self, step: int, examples: int, report: Any) -> None:
+        """Start counting when it is warm."""
+        import time
+
+        if step == self.warm_up:
+            self.rows = self.tokens = self.places = self.squares = 0
+            self.started = time.perf_counter()
+        self.seconds = time.perf_counter() - self.started
+
+
+def task_of(number: int, fewest: int, most: int) -> mtl.Task:
+    """Return a classification whose texts are its own, each of so many tokens."""
+    import mtl
+
+    rng = random.Random(number)  # noqa: S311  # no secret
+    rows = [
+        {"text": " ".join(rng.choices(_WORDS, k=rng.randint(fewest, most) - 2)), "label": f"label {row % _LABELS}"}
+        for row in range(_ROWS)
+    ]
+    return mtl.Task(name=f"task-{number}", kind="classification", data={"train": rows, "validation": rows[:_LABELS]})
+
+
+def child(axis: str, size: int, steps: int, warm_up: int) -> dict[str, float]:
+    """Train in this process and return its figures."""
+    import resource
+
+    import torch
+
+    from mtl.components import Builder
+    from mtl.config import Choice, EncoderConfig, validate
+    from mtl.model.encoder import load_encoder
+    from mtl.plugins import load_plugins
+    from mtl.training.loop import Trainer
+    from mtl.training.strategy import Strategy
+    from mtl.training.weighting import TaskLoss
+
+    torch.set_num_threads(measuring.THREADS)
+    plugins = load_plugins()
+    config = EncoderConfig(name="minilm", max_length=512, dropout=0.0)
+    encoder = load_encoder(config, plugins.locate_encoder("minilm"), attention="sdpa")
+    count, fewest, most, batch = (size, 10, 40, _BATCH) if axis == "tasks" else (1, size, size, _TOKENS // size)
+    tasks = [task_of(number, fewest, most) for number in range(count)]
+    data = {task.name: measuring.load_task(task, plugins, encoder) for task in tasks}
+    model, build, clock = measuring.make_model(encoder, data, 0), Builder(plugins), Clock(warm_up)
+    strategy: Strategy = build("strategy", Choice(name="joint"))
+    strategy.setup([TaskLoss(name, 1.0, task.kind.likelihood_factor) for name, task in data.items()], build)
+    values = {"encoder": "minilm", "tasks": ["unused"], "batch": {"size": batch, "mixed": True}, "evaluation": {"times": 0}}
+    experiment = validate({**values, "checkpoint": {"every_seconds": 1e9}}, "scaling")
+    sampler = build("sampler", Choice(name="uniform"))
+    before = measuring.matmul_throughput()
+    with tempfile.TemporaryDirectory() as folder, measuring.settings_of_a_run():
+        examples = (steps + warm_up) * batch
+        Trainer(model, data, strategy, sampler, examples, experiment, Path(folder), clock).train()
+    throughput = max(before, measuring.matmul_throughput())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    flops = measuring.training_flops(encoder.backbone.config, clock.tokens, clock.squares)
+    figures = {"seconds": clock.seconds, "rows": clock.rows, "tokens": clock.tokens, "places": clock.places}
+    return {**figures, "peak": peak, "flops": flops, "throughput": throughput}
+
+
+def in_fresh_process(axis: str, size: int, options: argparse.Namespace, number: int) -> dict[str, float]:
+    """Run :func:`child` in a process of its own."""
+    arguments = [axis, str(size), str(options.steps), str(options.warm_up)]
+    command = [sys.executable, str(Path(__file__).resolve()), "--child", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def main() -> None:
+    parser = measuring.parser(__doc__)
+    parser.add_argument("--tasks", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32], help="numbers of tasks")
+    parser.add_argument("--lengths", type=int, nargs="*", default=[16, 32, 64, 128, 256, 512], help="tokens of a text")
+    parser.add_argument("--steps", type=int, default=12, help="measured steps of a training")
+    parser.add_argument("--warm-up", type=int, default=3, help="steps before them")
+    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
+    parser.set_defaults(repeats=3)
+    options = parser.parse_args()
+    if options.child:
+        axis, *sizes = options.child
+        print(json.dumps(child(axis, *map(int, sizes))))
+        return
+    sizes = [("tasks", size) for size in options.tasks] + [("tokens", size) for size in options.lengths]
+    sides = {f"{size} {axis}": partial(in_fresh_process, axis, size, options) for axis, size in sizes}
+    found, rows, figures = measuring.interleave(sides, options.repeats), [], dict[str, Any]()
+    for (axis, size), (side, runs) in zip(sizes, found.items(), strict=True):
+        base = found[f"{next(other for name, other in sizes if name == axis)} {axis}"]
+        unit = "rows" if axis == "tasks" else "tokens"
+        each = [run["seconds"] / run[unit] for run in runs]
+        first = [run["seconds"] / run[unit] for run in base]
+        utilisation = Spread.of([100 * run["flops"] / run["throughput"] / run["seconds"] for run in runs])
+        ratio = Spread.of([a / b for a, b in zip(each, first, strict=True)])
+        figures[side] = {"ratio": ratio, "utilisation": utilisation, "runs": runs}
+        limit = Spread.of([run["flops"] / run["throughput"] / run[unit] for run in runs]).median
+        scale = 1e3 if axis == "tasks" else 1e6
+        times = [Spread.of([scale * one for one in each]).show(".1f"), f"{scale * limit:.1f}", ratio.show()]
+        padding = Spread.of([100 * (1 - run["tokens"] / run["places"]) for run in runs]).median
+        peak = Spread.of([run["peak"] / _MEGA for run in runs]).median
+        rows.append([f"{size} {axis}", *times, utilisation.show(".0f"), f"{padding:.0f}", f"{peak:,.0f}"])
+    columns = ["size", "ms an example or 1,000 tokens", "physical limit", "× the first", "MFU, %", "padding, %", "peak, MB"]
+    measuring.publish("scaling", options, measuring.table(columns, rows), figures)
+
+
+if __name__ == "__main__":
+    main()
