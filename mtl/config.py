@@ -75,8 +75,7 @@ class EncoderConfig(Frozen):
             memory, more time, the same result (Chen et al. 2016, arXiv:1604.06174). Not with second derivatives.
         compile: Whether passes of the whole encoder in training are compiled by ``torch.compile``: for GPUs and long trainings.
         mix: Whether the head of each task reads a mix of all layers, with weights of its own, instead of the last.
-        adapter: A few weights that are put into the layers, to be trained in the place of all of it (with ``freeze: all``) or by
-            inner loops and adaptations of ``adapter``. Default: none.
+        adapter: A few weights in the layers, trained in the place of all (with ``freeze: all``) or by inner loops. Default: none.
     """
 
     name: str = Field(min_length=1)

@@ -24,5 +24,5 @@ class ScalarMix(nn.Module):
     def forward(self, layers: Tensor) -> Tensor:
         """Mix ``[sequences, tokens, layers * hidden]`` to ``[sequences, tokens, hidden]``."""
         weights = self.scale * self.scores.softmax(0)
-        mixed: Tensor = torch.einsum("stlh,l->sth", layers.unflatten(-1, (len(weights), -1)), weights)
+        mixed: Tensor = torch.einsum("stlh,l->sth", layers.view(*layers.shape[:2], len(weights), -1), weights)
         return mixed
