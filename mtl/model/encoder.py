@@ -317,7 +317,8 @@ class Encoder(nn.Module):
         if self._compiled is not None:
             return [self._compiled]
         try:
-            return [next(module for module in layer.modules() if isinstance(module, nn.Linear | Routed)) for layer in self.layers()]
+            parts = (nn.Linear, Routed)
+            return [next(module for module in layer.modules() if isinstance(module, parts)) for layer in self.layers()]
         except (EncoderError, StopIteration):
             return [self.backbone]
 
