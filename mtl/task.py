@@ -13,6 +13,7 @@ from mtl.errors import explain_validation
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 _Count = Annotated[int, Field(ge=1)]
+_Paths = Annotated[list[str], Field(min_length=1)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*(/[A-Za-z0-9][A-Za-z0-9_.\-]*)*")
 
 
@@ -42,12 +43,13 @@ class FileData(Frozen):
     """Local csv, tsv, json, jsonl or parquet files, gzip-compressed or not.
 
     Args:
-        files: One path with ``{split}`` in it, one path to be divided, or a path for each split. Of
-            ``rows.jsonl`` and ``rows.jsonl.gz`` the one that exists is taken.
+        files: One path with ``{split}`` in it, one path to be divided, or a path for each split; several paths where a task has
+            several files, of which the columns that all have are read. Of ``rows.jsonl`` and ``rows.jsonl.gz`` the one that
+            exists is taken.
         stream: Whether rows and tokens stay on disk, for data that are larger than memory; the result is the same.
     """
 
-    files: str | dict[Split, str]
+    files: str | _Paths | dict[Split, str | _Paths]
     stream: bool = False
 
 
@@ -66,9 +68,9 @@ def _read_data(value: Any) -> Any:
     if isinstance(value, str | os.PathLike):
         return FileData(files=os.fspath(value))
     if isinstance(value, list):
-        return ListData(rows=value)
+        return FileData(files=value) if _are_paths(value) else ListData(rows=value)
     if isinstance(value, dict) and value.keys() <= set(SPLITS) and value:
-        lists = all(isinstance(part, list) for part in value.values())
+        lists = all(isinstance(part, list) and not _are_paths(part) for part in value.values())
         return ListData(rows=value) if lists else FileData(files=value)
     for form, key in ((HubData, "hub"), (FileData, "files"), (ListData, "rows")):
         if isinstance(value, dict) and key in value:
@@ -80,6 +82,10 @@ def _read_data(value: Any) -> Any:
             f"found {found}"
         )
     return value
+
+
+def _are_paths(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(path, str) for path in value)
 
 
 class Task(Frozen):

@@ -39,7 +39,7 @@ def importers(library: str) -> list[str]:
     ("library", "modules"),
     [
         ("transformers", ["mtl/model/pretrained.py", "mtl/testing/encoder.py"]),  # the second writes one for checks
-        ("datasets", ["mtl/data/sources.py"]),
+        ("datasets", ["mtl/data/tables.py"]),
         ("matplotlib", ["mtl/report/plots.py"]),
     ],
 )

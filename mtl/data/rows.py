@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mtl.data.lazy import Lazy
@@ -20,12 +20,14 @@ class Rows:
         source: The file, data set or object, for messages.
         numbers: The rows' numbers in the source, from 1.
         fingerprint: Hash of what was read and how.
+        files: Each file with its number of rows, where several were put together.
     """
 
     columns: Mapping[str, Sequence[Any]]
     source: str
     numbers: Sequence[int]
     fingerprint: str = ""
+    files: tuple[tuple[str, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -47,7 +49,7 @@ class Rows:
             role: values.take(indices) if isinstance(values, Lazy) else [values[i] for i in indices]
             for role, values in self.columns.items()
         }
-        return Rows(columns, self.source, [self.numbers[i] for i in indices], self.fingerprint)
+        return replace(self, columns=columns, numbers=[self.numbers[i] for i in indices])
 
     def in_parts(self, size: int) -> Iterator[Rows]:
         """Yield the rows in parts of at most ``size``, for what goes through all of them once."""
@@ -56,7 +58,12 @@ class Rows:
 
     def where(self, index: int) -> str:
         """Name the place of a row: ``train.csv, row 12``."""
-        return f"{self.source}, row {self.numbers[index]}"
+        number = self.numbers[index]
+        for file, rows in self.files:
+            if number <= rows:
+                return f"{file}, row {number}"
+            number -= rows
+        return f"{self.source}, row {number}"
 
     def error(self, index: int, message: str) -> RowError:
         """Return the error that says what is wrong with the row at ``index``."""

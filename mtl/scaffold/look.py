@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtl.data.sources import read_columns
+from mtl.data.tables import read_columns
 from mtl.errors import DataError
 from mtl.kind import TaskKind
 

@@ -10,7 +10,8 @@ import sys
 import pytest
 from conftest import ROOT
 
-from mtl.data.sources import _named_labels, load_splits
+from mtl.data.sources import load_splits
+from mtl.data.tables import _named_labels
 from mtl.errors import DataError
 from mtl.task import Task
 
@@ -277,3 +278,80 @@ def test_reading_a_local_file_reaches_for_no_network(tmp_path):
     surroundings["HF_HOME"] = str(tmp_path / "hf")
     ended = subprocess.run([sys.executable, "-c", REACHING, path], env=surroundings, capture_output=True, text=True, check=True)
     assert ended.stdout.split() == ["read"]
+
+
+# --- several files of one task ---------------------------------------------------------------------------------------------
+
+
+def domain(name, count, **more):
+    return [{"text": f"{name} {number}", "label": f"label {number % 2}", **more} for number in range(count)]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_rows_of_several_files_are_one_after_the_other_and_known_by_their_own_file(tmp_path, stream):
+    paths = [
+        write(tmp_path / f"{name}.jsonl", domain(name, 3, **more)) for name, more in (("books", {"stars": 5}), ("films", {}))
+    ]
+    few = write(tmp_path / "few.csv", domain("few", 2))
+    files = {"train": [str(path) for path in paths], "validation": str(few), "test": [str(few)]}
+    train = load_splits(task_of({"files": files, "stream": stream}), ROLES, tmp_path)["train"]
+    assert list(train["text"]) == [f"{name} {number}" for name in ("books", "films") for number in range(3)]
+    assert train.where(2) == f"{paths[0]}, row 3"
+    assert train.where(4) == f"{paths[1]}, row 2"
+    assert train.take([5, 1]).where(0) == f"{paths[1]}, row 3"
+    assert train.source == f"{paths[0]} and {paths[1]}"
+
+
+def test_a_list_of_paths_stands_for_the_files_of_each_split(tmp_path):
+    for name in ("books", "films"):
+        for split in ("train", "validation", "test"):
+            write(tmp_path / f"{name}-{split}.jsonl", domain(f"{name} {split}", 2))
+    found = load_splits(task_of([f"{tmp_path}/books-{{split}}.jsonl", f"{tmp_path}/films-{{split}}.jsonl"]), ROLES, tmp_path)
+    assert {split: len(rows) for split, rows in found.items()} == {"train": 4, "validation": 4, "test": 4}
+    assert found["test"]["text"][2:] == ["films test 0", "films test 1"]
+    again = task_of({"train": [f"{tmp_path}/films-train.jsonl"], "test": f"{tmp_path}/books-test.jsonl"})
+    assert len(load_splits(again, ROLES, tmp_path)["test"]) == 2
+
+
+def test_missing_splits_are_cut_from_all_files(tmp_path):
+    paths = [str(write(tmp_path / f"{name}.jsonl", domain(name, 40))) for name in ("books", "films")]
+    found = load_splits(task_of(paths), ROLES, tmp_path)
+    texts = [text for rows in found.values() for text in rows["text"]]
+    assert len(texts) == len(set(texts)) == 80
+    for rows in found.values():
+        for row, text in enumerate(rows["text"]):
+            name, number = text.split()
+            assert rows.where(row) == f"{tmp_path}/{name}.jsonl, row {int(number) + 1}"
+
+
+def test_where_reads_rows_of_all_files(tmp_path):
+    paths = [str(write(tmp_path / f"{name}.jsonl", domain(name, 30, kind=name[0]))) for name in ("books", "films")]
+    found = load_splits(task_of(paths, where={"kind": ["f"]}), ROLES, tmp_path)
+    assert all(text.startswith("films") for rows in found.values() for text in rows["text"])
+    assert found["train"].where(0).startswith(f"{tmp_path}/films.jsonl, row ")
+
+
+def test_a_split_that_one_of_the_files_lacks_is_an_error(tmp_path):
+    for name in ("books-train", "films-train", "books-test"):
+        write(tmp_path / f"{name}.jsonl", domain(name, 2))
+    with pytest.raises(DataError, match=r"films-test\.jsonl"):
+        load_splits(task_of([f"{tmp_path}/books-{{split}}.jsonl", f"{tmp_path}/films-{{split}}.jsonl"]), ROLES, tmp_path)
+
+
+def test_a_column_that_is_of_another_type_in_another_file_is_named(tmp_path):
+    first = write(tmp_path / "first.jsonl", domain("first", 2))
+    second = write(tmp_path / "second.jsonl", [{"text": "a", "label": [1]}])
+    with pytest.raises(
+        DataError, match=r"column 'label' is .* in .*first\.jsonl and .* in .*second\.jsonl; it must have one type"
+    ):
+        load_splits(task_of([str(first), str(second)]), ROLES, tmp_path)
+
+
+def test_a_bad_row_of_a_second_file_is_named_there(tmp_path):
+    first = write(tmp_path / "first.jsonl", domain("first", 2))
+    second = write(tmp_path / "second.jsonl", [*domain("second", 1), {"text": " ", "label": "label 0"}])
+    rows = load_splits(
+        task_of({"train": [str(first), str(second)], "validation": str(first), "test": str(first)}), ROLES, tmp_path
+    )
+    with pytest.raises(DataError, match=r"second\.jsonl, row 2: column 'text' is empty"):
+        rows["train"].texts("text")

@@ -30,7 +30,10 @@ def world(folder, **values):
     """A model of two tasks whose rows share no text, its features, and its kinds."""
     config = EncoderConfig(name=str(folder), max_length=32, dropout=0.0, **values)
     encoder = load_encoder(config, folder)
-    kinds = {"mood": Classification(Task(name="mood", kind="c", data=[])), "rating": Regression(Task(name="rating", kind="r", data=[]))}
+    kinds = {
+        "mood": Classification(Task(name="mood", kind="c", data=[])),
+        "rating": Regression(Task(name="rating", kind="r", data=[])),
+    }
     features = {}
     for name, given in (("mood", sentiment_rows(24)), ("rating", rating_rows(24))):
         rows = Rows({key: [row[key] for row in given] for key in given[0]}, "given", range(1, len(given) + 1))
@@ -102,7 +105,10 @@ def test_a_run_stores_the_weights_with_the_heads(experiment_values, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"strategy": "protonet", "episodes": {"ways": 2, "shots": 1, "queries": 1}}, r"'protonet' trains no single tasks.*encoder\.mix: false"),
+        (
+            {"strategy": "protonet", "episodes": {"ways": 2, "shots": 1, "queries": 1}},
+            r"'protonet' trains no single tasks.*encoder\.mix: false",
+        ),
         ({"encoder": {"cache": 0.1, "freeze": 1}}, r"encoder\.cache keeps what leaves the last frozen layer"),
         ({"targets": {"tasks": ["rating"]}}, r"a target that is not trained has none"),
     ],
