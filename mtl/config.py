@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mtl.axes import CompareConfig, Point
+from mtl.declared import Tasks
 from mtl.errors import ConfigError, explain_validation
 from mtl.overrides import assign
 from mtl.strict_yaml import read_file, read_value
-from mtl.task import Frozen, Task
+from mtl.task import Frozen
 from mtl.variables import expand
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -265,11 +266,6 @@ class TargetsConfig(Frozen):
     baselines: tuple[str, ...] = ("none", "joint")
 
 
-def _read_task(value: Any) -> Any:
-    """Read a declared task here, so that its errors are not mixed with those of a name."""
-    return Task(**value) if isinstance(value, dict) else value
-
-
 class ExperimentConfig(Frozen):
     """An experiment as its author writes it. The same values and seed give the same result.
 
@@ -277,7 +273,8 @@ class ExperimentConfig(Frozen):
         name: Names the folder of its runs. Default in a file: the file's name without its ending.
         plugins: Plugins that are not installed, as ``module``, ``module:object`` or ``file.py``.
         encoder: The shared encoder; its name alone may stand for it.
-        tasks: The tasks: names that plugins have registered, or declarations.
+        tasks: The tasks: names that plugins have registered, or declarations. One with ``split_by: {domain: [books, films]}``
+            stands for a task of each value of that column, with a head of its own; ``{domain}`` in its name is the value.
         sources: Names of the tasks that are trained. Default: all that are not targets.
         targets: Few-shot transfer to tasks that are not trained. Default: none is measured.
         strategy: How the parameters are learned.
@@ -301,7 +298,7 @@ class ExperimentConfig(Frozen):
     name: Annotated[str, AfterValidator(_check_name)] = "experiment"
     plugins: tuple[str, ...] = ()
     encoder: EncoderConfig
-    tasks: tuple[Annotated[Task | str, BeforeValidator(_read_task)], ...] = Field(min_length=1)
+    tasks: Tasks = Field(min_length=1)
     sources: tuple[str, ...] | None = None
     targets: TargetsConfig | None = None
     strategy: Choice = Choice(name="joint")
