@@ -192,8 +192,8 @@ class _Scalarized(_FromTorchJD):
 
     def combine(self, jacobian: Tensor, losses: Tensor, gramian: Tensor) -> Combined:
         values = losses.detach().clone().requires_grad_()
-        with torch.enable_grad():
-            (weights,) = torch.autograd.grad(self._made(values), values)
+        with torch.enable_grad():  # a clone, as hooks of those who count operations cannot be on a leaf
+            (weights,) = torch.autograd.grad(self._made(values.clone()), values)
         return Combined(weights @ jacobian, weights)
 
 
