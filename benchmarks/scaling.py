@@ -30,7 +30,7 @@ from measuring import Onlooker, Spread
 if TYPE_CHECKING:
     import mtl
 
-_BATCH, _TOKENS, _ROWS, _LABELS = 64, 4096, 256, 8
+_BATCH, _TOKENS, _LABELS = 64, 4096, 8
 _MEGA = 1e6
 _WORDS = ("the", "a", "man", "time", "day", "house", "water", "good", "new", "old", "see", "make", "go", "work", "school", "city")
 
@@ -52,16 +52,17 @@ class Clock(Onlooker):
         self.seconds = time.perf_counter() - self.started
 
 
-def task_of(number: int, fewest: int, most: int) -> mtl.Task:
+def task_of(number: int, fewest: int, most: int, count: int) -> mtl.Task:
     """Return a classification whose texts are its own, each of so many tokens."""
     import mtl
 
     rng = random.Random(number)  # noqa: S311  # no secret
     rows = [
         {"text": " ".join(rng.choices(_WORDS, k=rng.randint(fewest, most) - 2)), "label": f"label {row % _LABELS}"}
-        for row in range(_ROWS)
+        for row in range(count)
     ]
-    return mtl.Task(name=f"task-{number}", kind="classification", data={"train": rows, "validation": rows[:_LABELS]})
+    few = rows[:_LABELS]
+    return mtl.Task(name=f"task-{number}", kind="classification", data={"train": rows, "validation": few, "test": few})
 
 
 def child(axis: str, size: int, steps: int, warm_up: int) -> dict[str, float]:
@@ -83,7 +84,8 @@ def child(axis: str, size: int, steps: int, warm_up: int) -> dict[str, float]:
     config = EncoderConfig(name="minilm", max_length=512, dropout=0.0)
     encoder = load_encoder(config, plugins.locate_encoder("minilm"), attention="sdpa")
     count, fewest, most, batch = (size, 10, 40, _BATCH) if axis == "tasks" else (1, size, size, _TOKENS // size)
-    tasks = [task_of(number, fewest, most) for number in range(count)]
+    rows = 2 * batch * (steps + warm_up)  # so that no text comes twice, which would be encoded once
+    tasks = [task_of(number, fewest, most, rows) for number in range(count)]
     data = {task.name: measuring.load_task(task, plugins, encoder) for task in tasks}
     model, build, clock = measuring.make_model(encoder, data, 0), Builder(plugins), Clock(warm_up)
     strategy: Strategy = build("strategy", Choice(name="joint"))
