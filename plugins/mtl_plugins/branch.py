@@ -54,7 +54,7 @@ class Branching(Adapter):
             raise ValueError("per_task is always true for branches, which are each task's own; leave it out")
 
     def put(self, backbone: nn.Module) -> None:
-        for name in self.modules and self._named(backbone) or self._upper(backbone):
+        for name in self._named(backbone) if self.modules else self._upper(backbone):
             parent, _, key = name.rpartition(".")
             setattr(backbone.get_submodule(parent), key, Branch(backbone.get_submodule(name)))
 

@@ -61,7 +61,7 @@ class TaskEmbedding(Adapter):
     def merged(self, module: Any) -> nn.Module:
         base: Any = module.base_layer
         if getattr(base, "bias", None) is None:
-            raise ConfigError("The embeddings' normalisation has no bias that a task's vector could be merged into. Export without.")
+            raise ConfigError("The embeddings end without a bias that a task's vector could be merged into. Export without.")
         with torch.no_grad():
             base.bias += module.shift
         return base  # type: ignore[no-any-return]
