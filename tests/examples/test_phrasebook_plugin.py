@@ -49,7 +49,7 @@ def test_all_that_it_brings_keeps_the_contract(environment, tmp_path):
     assert len(lines) == 3 * 12
     others = [line.partition(": ")[0] for line in lines if not line.startswith("pass")]
     # The loss of shared votes does not fall to 0: their entropy is left, so that it does not say when they are learned.
-    assert others == ["skip  task 'phrasebook/tone'"] * 2 + ["skip  kind 'vote-shares'"] * 2
+    assert others == ["skip  kind 'vote-shares'"] * 2
 
 
 def test_it_is_trained_and_asked(environment, folder, encoder_folder):
