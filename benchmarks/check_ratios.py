@@ -3,8 +3,8 @@
 Measured: the ratios below, each greater where mtl is quicker, never times. One that falls by more than a quarter below what
 ``recorded.json`` has is measured again, three times in all, as machines are noisy; if it is below each time, this ends with exit
 code 1.
-``--record`` writes what is measured now as the new record, where it is lower than the one that is there: machines are noisy, and the
-record is the lowest that was measured of this code. Take an entry out of the file to record it anew.
+``--record`` writes what is measured now where it is lower than what is there: the record is the lowest that was measured of this
+code. Take an entry out of the file to record it anew.
 
     DATA=path/to/data python benchmarks/check_ratios.py
 """
