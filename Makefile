@@ -18,7 +18,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# About an hour and a half on a quiet machine. Three need DATA=path/to/data with trec/ and subj/ in it, one sst2/ and mr/ too;
+# More than an hour on a quiet machine. Three need DATA=path/to/data with trec/ and subj/ in it, one sst2/ and mr/ too;
 # meta.py needs learn2learn. The results are appended to benchmarks/results.
 bench: $(STAMP) peers
 	DATA="$(DATA)" $(BIN)/python benchmarks/loop_overhead.py
@@ -38,7 +38,7 @@ bench: $(STAMP) peers
 	$(BIN)/python benchmarks/start_up.py
 	$(BIN)/python benchmarks/tokenizing.py
 
-# Short versions of some of them, in five minutes: fails on a ratio that fell by more than a quarter below the recorded one.
+# Short versions of some of them, in eight minutes: fails on a ratio that fell by more than a quarter below the recorded one.
 ratios: $(STAMP) peers
 	DATA="$(DATA)" $(BIN)/python benchmarks/check_ratios.py
 

@@ -3,8 +3,7 @@
 Measured: the ratios below, each greater where mtl is quicker, never times. One that falls by more than a quarter below what
 ``recorded.json`` has is measured again, three times in all, as machines are noisy; if it is below each time, this ends with exit
 code 1.
-``--record`` writes what is measured now where it is lower than what is there: the record is the lowest that was measured of this
-code. Take an entry out of the file to record it anew.
+``--record`` writes what is measured now as the new record.
 
     DATA=path/to/data python benchmarks/check_ratios.py
 """
@@ -127,7 +126,7 @@ def main() -> None:
             found = {name: max(value, again[name]) for name, value in found.items()}
         for name, value in found.items():
             if options.record:
-                recorded[name] = round(min(value, recorded.get(name, value)), 3)
+                recorded[name] = round(value, 3)
             elif value < _LEAST * recorded[name]:
                 fallen.append(name)
             rows.append([name, f"{value:.2f}", f"{recorded[name]:.2f}", f"{value / recorded[name]:.2f}"])

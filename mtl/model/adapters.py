@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -72,6 +72,21 @@ class Adapter(ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what :meth:`state_dict` gave."""
+
+
+@dataclass
+class OwnAdapter(Adapter):
+    """A method of adapters that are each task's own, never shared.
+
+    Args:
+        per_task: Always true.
+    """
+
+    per_task: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.per_task:
+            raise ValueError(f"per_task is always true for {type(self).__name__}, which is each task's own; leave it out")
 
 
 class _Route:
@@ -272,6 +287,12 @@ class Adapters:
     def _own_modules(self, task: str | None) -> dict[str, nn.Module]:
         end = "" if task is None else f".tasks.{task}"
         return {f"{place}{end}": module for place, module in self._modules(task).items()}
+
+
+def exchange(backbone: nn.Module, name: str, make: Callable[[Any], nn.Module]) -> None:
+    """Put what ``make`` makes of a part in its place."""
+    parent, _, key = name.rpartition(".")
+    setattr(backbone.get_submodule(parent), key, make(backbone.get_submodule(name)))
 
 
 def ends_with(name: str, ends: Iterable[str]) -> bool:

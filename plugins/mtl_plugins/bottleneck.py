@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtl.errors import EncoderError
-from mtl.model.adapters import Adapter, ends_with
+from mtl.model.adapters import Adapter, ends_with, exchange
 
 #: The last projections of a layer's two halves in the common architectures, by the ends of their names.
 _PROJECTIONS = (
@@ -69,7 +69,4 @@ class BottleneckAdapter(Adapter):
                 f"projections of its layers under encoder.adapter.modules; {', '.join(ends[:2])} are those of BERT."
             )
         for name in found:
-            parent, _, key = name.rpartition(".")
-            base: Any = backbone.get_submodule(name)
-            made = Bottleneck(base, base.out_features, self.rank).to(base.weight)
-            setattr(backbone.get_submodule(parent), key, made)
+            exchange(backbone, name, lambda base: Bottleneck(base, base.out_features, self.rank).to(base.weight))

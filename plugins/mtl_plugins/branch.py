@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtl.errors import EncoderError
-from mtl.model.adapters import Adapter, ends_with
+from mtl.model.adapters import OwnAdapter, ends_with, exchange
 from mtl.model.parts import layers_of
 
 
@@ -33,30 +33,23 @@ class Branch(nn.Module):
 
 
 @dataclass
-class Branching(Adapter):
+class Branching(OwnAdapter):
     """Give each task upper layers of its own on the lower ones that all share: a tree with one fork.
 
     The "shared-bottom" of Caruana 1997, "Multitask Learning", cut inside the encoder. Each task's layers start as those of the
     pretrained encoder and are trained whole; ``encoder.freeze`` says what becomes of the shared ones.
 
     Args:
-        per_task: Always true: there is no other way to branch.
         layers: How many of the upper layers are a task's own.
     """
 
-    per_task: bool = True
     layers: Annotated[int, Field(ge=1)] = 2
 
     replaces = True
 
-    def __post_init__(self) -> None:
-        if not self.per_task:
-            raise ValueError("per_task is always true for branches, which are each task's own; leave it out")
-
     def put(self, backbone: nn.Module) -> None:
         for name in self._named(backbone) if self.modules else self._upper(backbone):
-            parent, _, key = name.rpartition(".")
-            setattr(backbone.get_submodule(parent), key, Branch(backbone.get_submodule(name)))
+            exchange(backbone, name, Branch)
 
     def merged(self, module: Any) -> nn.Module:
         base: nn.Module = module.base_layer

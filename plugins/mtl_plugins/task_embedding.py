@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl.errors import ConfigError, EncoderError
-from mtl.model.adapters import Adapter, ends_with
+from mtl.model.adapters import OwnAdapter, ends_with, exchange
 from mtl.model.parts import embeddings_of
 
 
@@ -33,30 +33,18 @@ class Shifted(nn.Module):
 
 
 @dataclass
-class TaskEmbedding(Adapter):
+class TaskEmbedding(OwnAdapter):
     """Add a vector of the task to the embeddings of all tokens, so that one encoder knows which task it reads for.
 
     As languages are told apart in Conneau & Lample 2019, "Cross-lingual Language Model Pretraining" (arXiv:1901.07291,
     section 3.3). It is added behind the embeddings' last normalisation, and starts at zero.
-
-    Args:
-        per_task: Always true.
     """
-
-    per_task: bool = True
 
     decays = False
 
-    def __post_init__(self) -> None:
-        if not self.per_task:
-            raise ValueError("per_task is always true for embeddings of tasks; leave it out")
-
     def put(self, backbone: nn.Module) -> None:
         for name in self._places(backbone):
-            parent, _, key = name.rpartition(".")
-            base: Any = backbone.get_submodule(name)
-            size = base.weight.shape[-1 if isinstance(base, nn.Embedding) else 0]
-            setattr(backbone.get_submodule(parent), key, Shifted(base, size).to(base.weight))
+            exchange(backbone, name, _shifted)
 
     def merged(self, module: Any) -> nn.Module:
         base: Any = module.base_layer
@@ -82,3 +70,8 @@ class TaskEmbedding(Adapter):
                 "encoder.adapter.modules; embeddings.LayerNorm is that of BERT."
             )
         return found
+
+
+def _shifted(base: Any) -> nn.Module:
+    size = base.weight.shape[-1 if isinstance(base, nn.Embedding) else 0]
+    return Shifted(base, size).to(base.weight)

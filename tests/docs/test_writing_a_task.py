@@ -96,7 +96,7 @@ def test_a_block_that_fails_is_noticed(tmp_path, environment):
 
 
 def test_the_entry_point_of_the_page_names_the_plugin_of_the_page():
-    tomllib = pytest.importorskip("tomllib")
+    tomllib = pytest.importorskip("tomllib", reason="comes with Python 3.11")
     page = PAGE.read_text(encoding="utf-8")
     declared = [tomllib.loads(text) for _, language, text in blocks(page) if language == "toml"]
     assert [project["project"]["entry-points"]["mtl"] for project in declared] == [{"acme": "acme_tasks"}]

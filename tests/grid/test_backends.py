@@ -56,7 +56,7 @@ def results_of(finished):
 @pytest.fixture(scope="module")
 def dask_address():
     """A scheduler and two workers with one thread each, as processes of their own."""
-    pytest.importorskip("distributed")
+    pytest.importorskip("distributed", reason="needs the extra dask")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -118,20 +118,20 @@ def test_a_dask_worker_that_is_killed_costs_its_cell_alone(values, dask_address)
 
 
 def test_ray_gives_what_one_process_gives(values, alone):
-    pytest.importorskip("ray")
+    pytest.importorskip("ray", reason="needs the extra ray")
     finished = mtl.Experiment.of(**values, name="ray").over(GRID).compare(Choice(name="ray"), jobs=2)
     assert results_of(finished) == alone
 
 
 def test_a_dask_scheduler_that_is_not_there_is_told_of(values):
-    pytest.importorskip("distributed")
+    pytest.importorskip("distributed", reason="needs the extra dask")
     nowhere = Choice(name="dask", address="tcp://127.0.0.1:9", timeout_seconds=1)
     with pytest.raises(GridError, match=r"The Dask scheduler at tcp://127\.0\.0\.1:9 cannot be reached: .*Is it running"):
         mtl.Experiment.of(**values, name="nowhere").compare(nowhere)
 
 
 def test_a_ray_cluster_that_is_not_there_is_told_of(values):
-    pytest.importorskip("ray")
+    pytest.importorskip("ray", reason="needs the extra ray")
     with pytest.raises(GridError, match=r"The Ray cluster at 127\.0\.0\.1:9 cannot be reached"):
         mtl.Experiment.of(**values, name="nowhere").compare(Choice(name="ray", address="127.0.0.1:9"))
 
