@@ -33,14 +33,18 @@ def load(folder, **values):
 
 def gradients(encoder, inputs):
     encoder.zero_grad(set_to_none=True)
-    encoder(inputs).pooled.pow(3).sum().backward()
+    encoded = encoder(inputs)
+    if encoder.mixing:
+        encoded = encoded.mixed(lambda layers: layers)
+    encoded.pooled.pow(3).sum().backward()
     return {name: p.grad for name, p in encoder.named_parameters()}
 
 
-def test_names_and_gradients_are_those_of_the_plain_encoder(encoder_folder, monkeypatch):
+@pytest.mark.parametrize("mix", [False, True])
+def test_names_and_gradients_are_those_of_the_plain_encoder(encoder_folder, monkeypatch, mix):
     calls = []
     monkeypatch.setattr(module, "_BACKEND", lambda graph, inputs: calls.append(graph) or graph.forward)
-    plain, compiled = load(encoder_folder), load(encoder_folder)
+    plain, compiled = load(encoder_folder, mix=mix), load(encoder_folder, mix=mix)
     compiled.compile_passes()
     assert list(compiled.state_dict()) == list(plain.state_dict())
     for lengths in ([9, 4, 6], [5, 5, 2, 7], UNEQUAL):
