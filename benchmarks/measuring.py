@@ -218,13 +218,16 @@ def make_model(encoder: Encoder, data: Mapping[str, TaskData], seed: int) -> Mul
 
 @contextmanager
 def settings_of_a_run() -> Iterator[None]:
-    """Train mtl as ``mtl run`` does, with deterministic algorithms, and leave the other side without."""
+    """Train mtl as ``mtl run`` does, with deterministic algorithms and freed memory kept, and leave the other side without."""
     import torch
+
+    from mtl.model.heap import keeping_freed
 
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
-        yield
+        with keeping_freed():
+            yield
     finally:
         torch.use_deterministic_algorithms(False)
 

@@ -64,7 +64,7 @@ class EncoderConfig(Frozen):
         pooling: How a sequence becomes one vector.
         max_length: The most tokens of a sequence; longer texts are cut and counted.
         freeze: ``none``, ``embeddings``, ``all``, or N for the embeddings and the first N layers.
-        attention: The attention path; ``auto`` takes what the strategy needs.
+        attention: The attention path; ``auto`` is ``sdpa``, and matrix products where its kernel is slow or has no derivative.
         precision: ``bf16`` computes the encoder in bfloat16 by autocast, parameters staying float32; ``auto`` does so
             where the processor has it. A CPU without it is slow with ``bf16``, a GPU without it is refused.
         dropout: Overrides the encoder's own dropout.

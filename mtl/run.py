@@ -27,6 +27,7 @@ from mtl.model.adapters import ADAPTERS_FILE
 from mtl.model.bundle import Bundle, Practice
 from mtl.model.device import find_device, multiplying
 from mtl.model.encoder import Encoder, load_encoder
+from mtl.model.heap import keeping_freed
 from mtl.model.inference import TaskData, calibrate, evaluate, keep
 from mtl.model.multitask import MultiTaskModel
 from mtl.model.origin import Origin, hash_of
@@ -136,7 +137,7 @@ class Run:
             if finished.is_file():
                 return read_results(finished, CheckpointError)
             try:
-                with multiplying(find_device(self.config.device), tf32=self.config.tf32):
+                with multiplying(find_device(self.config.device), tf32=self.config.tf32), keeping_freed():
                     return self._execute()
             except BaseException as error:
                 try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cache
 from typing import Literal
 
@@ -59,14 +59,8 @@ def attention_by_products() -> Iterator[None]:
 
 @contextmanager
 def computing(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Compute the encoder in a precision, with the attention that suits it.
-
-    The fused kernel for CPUs is slow on the way back in bfloat16: for short sequences a pass forth and back takes more
-    than twice as long with it as with matrix products.
-    """
-    low = in_bfloat16(precision, device)
-    slow = low and device.type == "cpu" and torch.is_grad_enabled()
-    with attention_by_products() if slow else nullcontext(), torch.autocast(device.type, torch.bfloat16, enabled=low):
+    """Compute the encoder in a precision."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16(precision, device)):
         yield
 
 

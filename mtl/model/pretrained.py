@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mtl.config import EncoderConfig
 from mtl.errors import EncoderError, did_you_mean
+from mtl.model.attention import Dropout, attend
+
+#: The name of :func:`mtl.model.attention.attend` among the attention functions of transformers.
+_ATTENTION = "sdpa-or-products"
 
 
 def load_pretrained(config: EncoderConfig, place: str | Path, attention: str | None, known: Sequence[str]) -> tuple[Any, Any]:
@@ -56,7 +62,25 @@ def load_pretrained(config: EncoderConfig, place: str | Path, attention: str | N
     if getattr(backbone, "pooler", None) is not None:
         del backbone.pooler  # unused weights would have no gradient
         backbone.pooler = None
+    if attention is None and config.attention == "auto":
+        quicken(backbone)
     return backbone, tokenizer
+
+
+def quicken(backbone: Any) -> None:
+    """Let a Transformer use :class:`Dropout`, and :func:`attend` where it would use ``sdpa``."""
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+    for module in list(backbone.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.Dropout:
+                setattr(module, name, Dropout(child.p))
+    if backbone.config._attn_implementation == "sdpa":
+        AttentionInterface.register(_ATTENTION, partial(attend, sdpa_attention_forward))
+        AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
+        backbone.config._attn_implementation = _ATTENTION
 
 
 def _keep_layers(settings: Any, count: int) -> None:

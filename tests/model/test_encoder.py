@@ -109,9 +109,17 @@ WATCHING = Watching()
 @pytest.mark.parametrize(
     ("strategy", "asked", "used"),
     # maml takes second derivatives; it switches to the kernels of sdpa that have them where it does.
-    [("none", "auto", "sdpa"), ("maml", "auto", "sdpa"), ("none", "eager", "eager"), ("maml", "eager", "eager")],
+    [
+        ("none", "auto", "sdpa-or-products"),
+        ("maml", "auto", "sdpa-or-products"),
+        ("none", "sdpa", "sdpa"),
+        ("none", "eager", "eager"),
+        ("maml", "eager", "eager"),
+    ],
 )
-def test_the_attention_path_is_sdpa_unless_another_is_asked_for(encoder_folder, tmp_path, monkeypatch, strategy, asked, used):
+def test_the_attention_path_is_the_quickest_unless_another_is_asked_for(
+    encoder_folder, tmp_path, monkeypatch, strategy, asked, used
+):
     monkeypatch.setattr(WATCHING, "encoders", [])
     mtl.Experiment.of(
         encoder={"name": str(encoder_folder), "max_length": 32, "attention": asked},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from torch.profiler import ProfilerActivity, profile
 
 import mtl.model.precision as module
 from mtl.config import EncoderConfig
@@ -14,23 +13,6 @@ from mtl.model.encoder import load_encoder
 from mtl.model.precision import attention_by_products, check_precision, computing, in_bfloat16
 
 CPU = torch.device("cpu")
-
-
-def kernels_of_attention(precision, *, gradients):
-    """Names of what a call of attention runs."""
-    query = torch.randn(2, 2, 8, 16)
-    with profile(activities=[ProfilerActivity.CPU]) as seen, torch.set_grad_enabled(gradients), computing(precision, CPU):
-        scaled_dot_product_attention(query, query, query)
-    return {event.key for event in seen.key_averages()}
-
-
-@pytest.mark.parametrize(
-    ("precision", "gradients", "fused"), [("bf16", True, False), ("bf16", False, True), ("fp32", True, True)]
-)
-def test_attention_is_fused_but_where_its_way_back_is_slow(precision, gradients, fused):
-    names = kernels_of_attention(precision, gradients=gradients)
-    assert ("aten::_scaled_dot_product_flash_attention_for_cpu" in names) is fused
-    assert ("aten::_scaled_dot_product_attention_math" in names) is not fused
 
 
 def test_attention_by_products_has_a_second_derivative():
