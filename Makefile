@@ -26,7 +26,7 @@ bench: $(STAMP) peers
 	DATA="$(DATA)" $(BIN)/python benchmarks/few_shot_setfit.py
 	$(BIN)/python benchmarks/predict_heads.py
 	$(BIN)/python benchmarks/memory_tasks.py
-	$(BIN)/python benchmarks/bfloat16.py
+	$(BIN)/python benchmarks/cpu_pass.py
 	$(BIN)/python benchmarks/meta.py
 	$(BIN)/python benchmarks/kept_states.py
 	$(BIN)/python benchmarks/passes.py

@@ -11,7 +11,7 @@ pads to the longest of a batch; else the defaults of ``TrainingArguments``. It i
 after the other would be, and gives it the same mixed batches that mtl has (``batch: {mixed: true}``). Its best settings are
 those that its users may switch on: ``train_sampling_strategy="group_by_length"`` and, where the processor has it, ``bf16=True``;
 mtl is measured with ``precision: bf16`` too then.
-mtl trains under the settings of ``mtl run`` (deterministic algorithms).
+mtl trains under the settings of ``mtl run`` (deterministic algorithms, freed memory kept).
 MFU: operations that the tokens need (no padding; Chowdhery et al. 2022, arXiv:2204.02311, appendix B) over the time and the
 best throughput of float32 products of matrices (of bfloat16 ones where they are used) in the same process.
 How: one process, the sides in turn after a warm-up of each; round r has seed r. Targets: 1.8 times the examples a
@@ -130,7 +130,7 @@ class Bench:
         # Part of an epoch ends with a full batch, so that both sides learn from as many rows in as many steps.
         part = max(size, size * round(options.epochs % 1 * epoch / size)) if options.epochs % 1 else 0
         self.examples = int(options.epochs) * epoch + part
-        self.backbone = copy.deepcopy(self.encoder.backbone)
+        self.backbone = measuring.load_minilm(self.plugins, "sdpa").backbone
 
     def limited(self, examples: int) -> Bench:
         """Return the same with another budget, for the warm-up."""

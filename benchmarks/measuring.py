@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -179,12 +179,12 @@ def read_tasks(folder: Path, test_rows: int | None = None) -> list[Task]:
     ]
 
 
-def load_minilm(plugins: Plugins) -> Encoder:
-    """Load the registered encoder ``minilm``, as an experiment with its defaults does."""
+def load_minilm(plugins: Plugins, attention: Literal["auto", "sdpa"] = "auto") -> Encoder:
+    """Load the registered encoder ``minilm``, as an experiment with its defaults does; with ``sdpa`` as PyTorch has it."""
     from mtl.config import EncoderConfig
     from mtl.model.encoder import load_encoder
 
-    return load_encoder(EncoderConfig(name="minilm"), plugins.encoders.get("minilm")(), attention="sdpa")
+    return load_encoder(EncoderConfig(name="minilm", attention=attention), plugins.encoders.get("minilm")())
 
 
 def load_task(task: Task, plugins: Plugins, encoder: Encoder) -> TaskData:

@@ -1,0 +1,125 @@
+"""A pass forth and back on a CPU: mtl's beside PyTorch's own, and what many shapes of batches cost in memory.
+
+Measured: seconds of a pass of MiniLM forth and back with a dropout of 0.1 and frozen embeddings. "PyTorch" is the ``sdpa`` of
+transformers with ``torch.dropout`` and the C library's allocator as it is; "mtl" draws 16 bits for each value that may be
+dropped and attends by products (``mtl.model.attention``); "mtl, kept" keeps freed memory too (``mtl.model.heap``), as
+``mtl run`` does. And the peak memory of a fresh process after passes in bfloat16 over batches of drawn shapes, as they come
+and rounded to 4 sequences and 8 tokens (``round_shape``).
+How: the sides in turn in one process after a warm-up, ratios between neighbours; memory by ``ru_maxrss``.
+
+    python benchmarks/cpu_pass.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import resource
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Literal
+
+import measuring
+import numpy as np
+import torch
+from measuring import Spread
+from torch import Tensor
+
+from mtl.config import EncoderConfig
+from mtl.model import precision
+from mtl.model.encoder import Encoder, load_encoder
+from mtl.model.heap import keeping_freed
+from mtl.model.precision import Precision
+from mtl.plugins import load_plugins
+
+SHAPES = ((105, 16), (32, 64), (16, 128), (16, 256))
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+
+
+def load(attention: Literal["auto", "sdpa"] = "auto") -> Encoder:
+    """Load MiniLM to be trained, with frozen embeddings."""
+    plugins = load_plugins()
+    config = EncoderConfig(name="minilm", dropout=0.1, freeze="embeddings", attention=attention)
+    return load_encoder(config, plugins.encoders["minilm"]()).train()
+
+
+def passing(encoder: Encoder, rows: int, tokens: int) -> None:
+    """Go forth and back over random tokens."""
+    ids = torch.randint(1000, 20_000, (rows, tokens))
+    inputs: dict[str, Tensor] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    encoder(inputs).pooled.sum().backward()
+    encoder.zero_grad(set_to_none=True)
+
+
+def timed(encoder: Encoder, shape: tuple[int, int], precision: Precision, *, kept: bool) -> float:
+    """Return the seconds of three passes."""
+    encoder.precision = precision
+    with keeping_freed() if kept else nullcontext():
+        passing(encoder, *shape)  # so that memory that is to be kept is there
+        start = time.perf_counter()
+        for _ in range(3):
+            passing(encoder, *shape)
+        return time.perf_counter() - start
+
+
+def child(rounded: bool, passes: int) -> float:
+    """Return the peak memory of this process after passes over batches of drawn shapes, in bytes."""
+    torch.set_num_threads(measuring.THREADS)
+    encoder = load()
+    encoder.precision = "bf16"
+    if not rounded:
+        precision._ROWS = precision._TOKENS = 1
+    rng = np.random.default_rng(0)
+    for _ in range(passes):
+        passing(encoder, int(rng.integers(9, 17)), int(rng.integers(10, 40)))
+    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def in_fresh_process(rounded: bool, passes: int) -> float:
+    """Return what :func:`child` says, in megabytes."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--child", str(int(rounded)), "--passes", str(passes)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return float(json.loads(done.stdout.splitlines()[-1])) / 1e6
+
+
+def main() -> None:
+    parser = measuring.parser(__doc__)
+    parser.add_argument("--passes", type=int, default=100, help="passes of which memory is measured")
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    parser.set_defaults(repeats=5)
+    options = parser.parse_args()
+    torch.set_num_threads(measuring.THREADS)
+    if options.child is not None:
+        print(json.dumps(child(bool(options.child), options.passes)))
+        return
+    # First, while this process is small: a child's peak starts from what its parent holds.
+    memory = {name: in_fresh_process(rounded, options.passes) for name, rounded in (("as they come", False), ("rounded", True))}
+    own, plain = load(), load("sdpa")
+    ways = {"PyTorch": (plain, False), "mtl": (own, False), "mtl, kept": (own, True)}
+    rows, figures = [], {}
+    for kind, shape in itertools.product(PRECISIONS, SHAPES):
+        sides = {
+            name: lambda number, encoder=encoder, kept=kept, shape=shape, kind=kind: timed(encoder, shape, kind, kept=kept)
+            for name, (encoder, kept) in ways.items()
+        }
+        measuring.interleave(sides, 1)
+        seconds = measuring.interleave(sides, options.repeats)
+        ratios = [
+            Spread.of([a / b for a, b in zip(seconds["PyTorch"], seconds[name], strict=True)]).show() for name in list(ways)[1:]
+        ]
+        milliseconds = [Spread.of([1000 * value / 3 for value in seconds[name]]).show(".0f") for name in ways]
+        rows.append([kind, f"{shape[0]} × {shape[1]}", *milliseconds, *ratios])
+        figures[f"{kind}, {shape[0]}x{shape[1]}"] = seconds
+    columns = ["precision", "sequences × tokens", *(f"{name}, ms" for name in ways), "× as fast: mtl", "× as fast: mtl, kept"]
+    table = measuring.table(columns, rows)
+    shown = [[name, f"{megabytes:,.0f}"] for name, megabytes in memory.items()]
+    table += "\n\n" + measuring.table([f"shapes of {options.passes} passes", "peak, MB"], shown)
+    measuring.publish("cpu_pass", options, table, {"seconds": figures, "memory": memory})
+
+
+if __name__ == "__main__":
+    main()
