@@ -223,13 +223,13 @@ def settings_of_a_run() -> Iterator[None]:
 
     from mtl.model.heap import keeping_freed
 
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         with keeping_freed():
             yield
     finally:
-        torch.use_deterministic_algorithms(False)
+        torch.set_deterministic_debug_mode("default")
 
 
 class Onlooker:

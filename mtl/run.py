@@ -154,7 +154,7 @@ class Run:
         self.plugins.call("mtl_run_start", run=self)
         if config.threads:
             torch.set_num_threads(config.threads)
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms does the same, and loads the compiler
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         sources, targets, validation = self._tasks()
         self.display.say(f"reading {len(sources) + len(targets) + len(validation)} tasks")

@@ -23,6 +23,8 @@ class Compiled(nn.Module):
 
     def __init__(self, backbone: Any) -> None:
         super().__init__()
+        if torch.are_deterministic_algorithms_enabled():  # the compiler too
+            torch.use_deterministic_algorithms(True, warn_only=torch.is_deterministic_algorithms_warn_only_enabled())
         backbone.compile(backend=_BACKEND, dynamic=True)  # batches have hundreds of shapes
 
     def forward(self, mask: Tensor) -> None:
