@@ -211,6 +211,8 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), plugins: Se
         ConfigError: If the file or a value in it is not valid.
     """
     place = Path(path)
-    if not place.suffix and not place.exists():
-        place = Path(load_plugins(plugins).experiments.get(str(path)))
+    if not place.suffix and not place.is_file():  # a folder may have the name of an experiment
+        registered = load_plugins(plugins).experiments
+        if not place.exists() or str(path) in registered:
+            place = Path(registered.get(str(path)))
     return Experiment(load_config(place, overrides), plugins)

@@ -145,3 +145,9 @@ def test_a_fault_in_mtl_run_failed_does_not_hide_what_stopped_the_run(experiment
 def test_a_plugin_that_is_not_there_stops_before_anything_runs(experiment_values):
     with pytest.raises(PluginError, match="Plugin 'no_such_plugin' cannot be loaded: ModuleNotFoundError"):
         mtl.Experiment.of(**experiment_values, plugins=["no_such_plugin"]).run()
+
+
+def test_a_folder_does_not_hide_the_experiment_of_its_name(tmp_path, monkeypatch):
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert mtl.load_experiment("demo").config.name == "demo"
