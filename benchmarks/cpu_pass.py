@@ -29,9 +29,8 @@ import torch
 from measuring import Spread
 from torch import Tensor
 
-from mtl.config import EncoderConfig
 from mtl.model import precision
-from mtl.model.encoder import Encoder, load_encoder
+from mtl.model.encoder import Encoder
 from mtl.model.heap import keeping_freed
 from mtl.model.precision import Precision
 from mtl.plugins import load_plugins
@@ -41,10 +40,10 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 
 
 def load(attention: Literal["auto", "sdpa"] = "auto") -> Encoder:
-    """Load MiniLM to be trained, with frozen embeddings."""
-    plugins = load_plugins()
-    config = EncoderConfig(name="minilm", dropout=0.1, freeze="embeddings", attention=attention)
-    return load_encoder(config, plugins.encoders["minilm"]()).train()
+    """Load MiniLM, with its dropout, to be trained but for the embeddings."""
+    encoder = measuring.load_minilm(load_plugins(), attention)
+    encoder.freeze("embeddings")
+    return encoder.train()
 
 
 def passing(encoder: Encoder, rows: int, tokens: int) -> None:
@@ -55,9 +54,9 @@ def passing(encoder: Encoder, rows: int, tokens: int) -> None:
     encoder.zero_grad(set_to_none=True)
 
 
-def timed(encoder: Encoder, shape: tuple[int, int], precision: Precision, *, kept: bool) -> float:
+def timed(encoder: Encoder, shape: tuple[int, int], kind: Precision, *, kept: bool) -> float:
     """Return the seconds of three passes."""
-    encoder.precision = precision
+    encoder.precision = kind
     with keeping_freed() if kept else nullcontext():
         passing(encoder, *shape)  # so that memory that is to be kept is there
         start = time.perf_counter()

@@ -22,8 +22,8 @@ class Dropout(nn.Dropout):
 def drop(values: Tensor, share: float) -> Tensor:
     """Set a share of values to 0 and scale the others up (Srivastava et al. 2014), the share rounded to 1 / 65,536.
 
-    On a CPU 16 bits of PyTorch's generator decide on a value: ``torch.dropout`` draws a float64 for each, in one thread,
-    which takes most of a step where sequences are long.
+    On a CPU 16 bits of PyTorch's generator decide on a value: ``torch.dropout`` draws a number for each, in one thread, which
+    takes several times as long.
     """
     steps = round(share * _STEPS)
     if not 0 < steps < _STEPS or values.device.type != "cpu" or torch.compiler.is_compiling():
