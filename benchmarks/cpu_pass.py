@@ -4,7 +4,7 @@ Measured: seconds of a pass of MiniLM forth and back with a dropout of 0.1 and f
 transformers with ``torch.dropout`` and the C library's allocator as it is; "mtl" draws 16 bits for each value that may be
 dropped and attends by products (``mtl.model.attention``); "mtl, kept" keeps freed memory too (``mtl.model.heap``), as
 ``mtl run`` does. And the peak memory of a fresh process after passes in bfloat16 over batches of drawn shapes, as they come
-and rounded to 4 sequences and 8 tokens (``round_shape``).
+and rounded to 4 sequences and 4 tokens (``round_shape``).
 How: the sides in turn in one process after a warm-up, ratios between neighbours; memory by ``ru_maxrss``.
 
     python benchmarks/cpu_pass.py

@@ -17,7 +17,7 @@ from mtl.errors import ConfigError
 
 _LOG = logging.getLogger(__name__)
 Precision = Literal["fp32", "bf16", "auto"]
-_ROWS, _TOKENS = 4, 8
+_ROWS, _TOKENS = 4, 4
 
 
 @cache
@@ -67,7 +67,7 @@ def computing(precision: Precision, device: torch.device) -> Iterator[None]:
 def round_shape(
     inputs: Mapping[str, Tensor], states: Tensor | None, precision: Precision
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Pad a batch to whole multiples of 4 sequences and 8 tokens where a pass is in bfloat16 on a CPU.
+    """Pad a batch to whole multiples of 4 sequences and 4 tokens where a pass is in bfloat16 on a CPU.
 
     There a kernel is compiled, and kept in memory, for every new shape of a product; batches of texts have hundreds of
     shapes. An added sequence has one token, so that its attention is defined.
