@@ -5,7 +5,8 @@ of their own, 64 rows in all, of similar length, as batches are cut; messages of
 dropout, float32.
 Against: plain joint training on the same rows, with all tasks in one pass; and with a pass for each (``batch.accumulate``), whose
 products of matrices are as small as those of a balanced step.
-How: all sides in turn in one process after a warm-up; ratios between neighbours in time. Targets: at most 1.05 times the FLOPs
+How: all sides in turn in one process after a warm-up, under the settings of ``mtl run`` (deterministic algorithms, freed memory
+kept); ratios between neighbours in time. Targets: at most 1.05 times the FLOPs
 of the joint step and 1.35 times its time, with 8 tasks, for the methods that need no pass more.
 
     python benchmarks/balancing.py
@@ -82,7 +83,8 @@ def main() -> None:
                 step(strategy, model, draw)
             flops[name] = int(counter.get_total_flops())
             sides[name] = partial(_timed, strategy, model, draw)
-        seconds = measuring.interleave(sides, options.repeats)
+        with measuring.settings_of_a_run():
+            seconds = measuring.interleave(sides, options.repeats)
         for name, times in seconds.items():
             ratio = Spread.of([mine / base for mine, base in zip(times, seconds[JOINT], strict=True)])
             shown = f"{1000 * Spread.of(times).median:.0f} ms" if name == JOINT else ratio.show()

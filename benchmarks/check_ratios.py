@@ -50,7 +50,7 @@ def _median_ratio(figures: Figures, other: str, own: str) -> float:
 SHORT = (
     Short(
         "hf_trainer",
-        "--epochs 0.03 --warm-up 2 --test-rows 16 --repeats 3",
+        "--epochs 0.03 --warm-up 2 --test-rows 16 --repeats 3 --memory 0",
         {
             "examples a second beside the Hugging Face Trainer": lambda f: f["mtl"]["ratio"]["median"],
             "examples a second beside the Hugging Face Trainer, by length": lambda f: (

@@ -15,12 +15,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import resource
-import subprocess
-import sys
 import time
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Literal
 
 import measuring
@@ -66,7 +62,7 @@ def timed(encoder: Encoder, shape: tuple[int, int], kind: Precision, *, kept: bo
 
 
 def child(rounded: bool, passes: int) -> float:
-    """Return the peak memory of this process after passes over batches of drawn shapes, in bytes."""
+    """Return the peak memory of this process after passes over batches of drawn shapes, in megabytes."""
     torch.set_num_threads(measuring.THREADS)
     encoder = load()
     encoder.precision = "bf16"
@@ -75,14 +71,7 @@ def child(rounded: bool, passes: int) -> float:
     rng = np.random.default_rng(0)
     for _ in range(passes):
         passing(encoder, int(rng.integers(9, 17)), int(rng.integers(10, 40)))
-    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def in_fresh_process(rounded: bool, passes: int) -> float:
-    """Return what :func:`child` says, in megabytes."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--child", str(int(rounded)), "--passes", str(passes)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return float(json.loads(done.stdout.splitlines()[-1])) / 1e6
+    return measuring.peak_memory() / 1e6
 
 
 def main() -> None:
@@ -96,7 +85,10 @@ def main() -> None:
         print(json.dumps(child(bool(options.child), options.passes)))
         return
     # First, while this process is small: a child's peak starts from what its parent holds.
-    memory = {name: in_fresh_process(rounded, options.passes) for name, rounded in (("as they come", False), ("rounded", True))}
+    memory = {
+        name: measuring.in_fresh_process(__file__, int(rounded), "--passes", options.passes)
+        for name, rounded in (("as they come", False), ("rounded", True))
+    }
     own, plain = load(), load("sdpa")
     ways = {"PyTorch": (plain, False), "mtl": (own, False), "mtl, kept": (own, True)}
     rows, figures = [], {}

@@ -12,6 +12,7 @@ after the other would be, and gives it the same mixed batches that mtl has (``ba
 those that its users may switch on: ``train_sampling_strategy="group_by_length"`` and, where the processor has it, ``bf16=True``;
 mtl is measured with ``precision: bf16`` too then.
 mtl trains under the settings of ``mtl run`` (deterministic algorithms, freed memory kept).
+Peak memory: of a fresh process that reads the data and learns from a twentieth of them.
 MFU: operations that the tokens need (no padding; Chowdhery et al. 2022, arXiv:2204.02311, appendix B) over the time and the
 best throughput of float32 products of matrices (of bfloat16 ones where they are used) in the same process.
 How: one process, the sides in turn after a warm-up of each; round r has seed r. Targets: 1.8 times the examples a
@@ -24,9 +25,10 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -216,7 +218,19 @@ class Bench:
         )
 
 
-def summary(outcomes: Mapping[str, list[Outcome]], throughput: Mapping[bool, float]) -> tuple[list[list[str]], dict[str, Any]]:
+#: Each side: what trains, and with which settings beside the defaults.
+SIDES: dict[str, tuple[Callable[..., Outcome], dict[str, Any]]] = {
+    DEFAULTS: (Bench.hugging_face, {}),
+    "mtl": (Bench.mtl, {}),
+    "hf, by length": (Bench.hugging_face, {"train_sampling_strategy": "group_by_length"}),
+    "mtl, bf16": (Bench.mtl, {"precision": "bf16"}),
+    "hf, by length, bf16": (Bench.hugging_face, {"train_sampling_strategy": "group_by_length", "bf16": True}),
+}
+
+
+def summary(
+    outcomes: Mapping[str, list[Outcome]], throughput: Mapping[bool, float], memory: Mapping[str, float]
+) -> tuple[list[list[str]], dict[str, Any]]:
     """Return the table's rows and the figures behind them."""
     speeds = {side: [run.rows / run.seconds for run in runs] for side, runs in outcomes.items()}
     theirs = {side: Spread.of(found).median for side, found in speeds.items() if side.startswith("hf")}
@@ -234,6 +248,7 @@ def summary(outcomes: Mapping[str, list[Outcome]], throughput: Mapping[bool, flo
             "ratio": ratios[0],
             "ratio_to_best": ratios[1],
             "utilisation": used,
+            "peak_megabytes": memory.get(side),
             "padding": padding,
             "accuracy": accuracy,
             "runs": runs,
@@ -241,7 +256,8 @@ def summary(outcomes: Mapping[str, list[Outcome]], throughput: Mapping[bool, flo
         shown = [accuracy[name].show(".1f") if name in accuracy else "–" for name in ("trec", "subj")]
         name = f"{side} (its best)" if side == best else side
         against = [ratio.show() for ratio in ratios]
-        rows.append([name, Spread.of(speeds[side]).show(".1f"), *against, used.show(".0f"), padding.show(".1f"), *shown])
+        peak = f"{memory[side]:,.0f}" if memory else "–"
+        rows.append([name, Spread.of(speeds[side]).show(".1f"), *against, used.show(".0f"), peak, padding.show(".1f"), *shown])
     return rows, figures
 
 
@@ -252,26 +268,40 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=2e-4, help="peak rate of encoder and heads")
     parser.add_argument("--warm-up", type=int, default=5, help="steps of the warm-up of each side")
     parser.add_argument("--test-rows", type=int, help="test on so few rows of each task: for a smoke test")
+    parser.add_argument("--memory", type=int, default=1, help="whether the peak memory of each side is measured")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.set_defaults(repeats=3)
     options = parser.parse_args()
     torch.set_num_threads(measuring.THREADS)
     disable_progress_bar()
+
+    ways = {name: way for name, way in SIDES.items() if "bf16" not in name or in_bfloat16("auto", torch.device("cpu"))}
+
+    def sides(bench: Bench) -> dict[str, Callable[[int], Outcome]]:
+        return {name: partial(way, bench, **settings) for name, (way, settings) in ways.items()}
+
+    if options.child is not None:
+        sides(Bench(options))[options.child](0)
+        print(json.dumps(measuring.peak_memory()))
+        return
+    # First, while this process is small: a child's peak starts from what its parent holds.
+    same = ("--epochs", min(options.epochs, 0.05), "--batch-size", options.batch_size, "--test-rows", 16)
+    memory = {name: measuring.in_fresh_process(__file__, name, *same) / 1e6 for name in ways if options.memory}
     bench = Bench(options)
-
-    has_bfloat16 = in_bfloat16("auto", torch.device("cpu"))
-
-    def sides(bench: Bench) -> dict[str, Any]:
-        grouped: dict[str, Any] = {"train_sampling_strategy": "group_by_length"}
-        found = {DEFAULTS: bench.hugging_face, "mtl": bench.mtl, "hf, by length": partial(bench.hugging_face, **grouped)}
-        if has_bfloat16:
-            found["mtl, bf16"] = partial(bench.mtl, precision="bf16")
-            found["hf, by length, bf16"] = partial(bench.hugging_face, **grouped, bf16=True)
-        return found
-
-    throughput = {kind: measuring.matmul_throughput(kind) for kind in (False, True)[: 1 + has_bfloat16]}
+    throughput = {low: measuring.matmul_throughput(low) for low in {"bf16" in name for name in ways}}
     measuring.interleave(sides(bench.limited(options.warm_up * options.batch_size)), 1)
-    rows, figures = summary(measuring.interleave(sides(bench), options.repeats), throughput)
-    columns = ["side", "examples a second", "× hf, defaults", "× hf, best", "MFU, %", "padding, %", "TREC, %", "SUBJ, %"]
+    rows, figures = summary(measuring.interleave(sides(bench), options.repeats), throughput, memory)
+    columns = [
+        "side",
+        "examples a second",
+        "× hf, defaults",
+        "× hf, best",
+        "MFU, %",
+        "peak, MB",
+        "padding, %",
+        "TREC, %",
+        "SUBJ, %",
+    ]
     measuring.publish("hf_trainer", options, measuring.table(columns, rows), figures)
 
 

@@ -10,7 +10,9 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -214,6 +216,18 @@ def make_model(encoder: Encoder, data: Mapping[str, TaskData], seed: int) -> Mul
     from mtl.seeds import seed_of
 
     return MultiTaskModel(encoder, {name: task.kind for name, task in data.items()}, lambda name: seed_of(seed, "head", name))
+
+
+def peak_memory() -> int:
+    """Return the most bytes of memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def in_fresh_process(script: str, *arguments: object) -> Any:
+    """Return the JSON that a script prints last when it is run as ``script --child arguments``."""
+    command = [sys.executable, script, "--child", *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @contextmanager

@@ -16,10 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import measuring
@@ -44,8 +41,6 @@ def generated_task(number: int) -> dict[str, Any]:
 
 def child(tasks: int) -> dict[str, float]:
     """Run the experiment in this process and return its figures in bytes."""
-    import resource
-
     import torch
 
     import mtl
@@ -66,16 +61,7 @@ def child(tasks: int) -> dict[str, float]:
         bundle = finished.folder / "models" / "joint"
         sizes = {path.name: path.stat().st_size for path in bundle.rglob("*") if path.is_file()}
         steps = finished.runs[0]["results"]["models"]["joint"]["steps"]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"peak": peak, "bundle": sum(sizes.values()), "heads": sizes["heads.safetensors"], "steps": steps}
-
-
-def in_fresh_process(tasks: int) -> dict[str, float]:
-    """Run :func:`child` in a process of its own."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--child", str(tasks)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+    return {"peak": measuring.peak_memory(), "bundle": sum(sizes.values()), "heads": sizes["heads.safetensors"], "steps": steps}
 
 
 def main() -> None:
@@ -88,7 +74,7 @@ def main() -> None:
     if options.child:
         print(json.dumps(child(options.child)))
         return
-    sides = {str(tasks): lambda number, tasks=tasks: in_fresh_process(tasks) for tasks in options.tasks}
+    sides = {str(tasks): lambda number, tasks=tasks: measuring.in_fresh_process(__file__, tasks) for tasks in options.tasks}
     measuring.interleave(sides, options.warm_up)
     found = measuring.interleave(sides, options.repeats)
     fewest, rows, figures = options.tasks[0], [], {}

@@ -19,12 +19,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import measuring
@@ -258,7 +255,7 @@ def child(name: str, words: int, per_step: int) -> dict[str, float]:
     world, step = found[name]
     with torch.no_grad():
         world.encoder(world.episodes[0].support.inputs)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = measuring.peak_memory()
     if per_step > 1:
         strategy = MAML(steps=STEPS, rate=RATE, scale=SCALE, memory="recompute")
         strategy.prepare(world.model)
@@ -266,14 +263,13 @@ def child(name: str, words: int, per_step: int) -> dict[str, float]:
         strategy.fill_gradients(world.model, [world.episodes[place % len(world.episodes)] for place in range(per_step)])
     else:
         step(0)
-    return {"extra": 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)}
+    return {"extra": measuring.peak_memory() - before}
 
 
 def in_fresh_process(name: str, words: int, per_step: int = 1) -> float:
     """Return the extra peak memory of one side, in megabytes."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--child", name, "--words", str(words)]
-    done = subprocess.run([*command, "--per-step", str(per_step)], stdout=subprocess.PIPE, text=True, check=True)
-    return float(json.loads(done.stdout.splitlines()[-1])["extra"]) / 1e6
+    found = measuring.in_fresh_process(__file__, name, "--words", words, "--per-step", per_step)
+    return float(found["extra"]) / 1e6
 
 
 def evaluation_seconds(episodes: int) -> dict[str, float]:

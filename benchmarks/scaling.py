@@ -17,8 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import subprocess
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -67,8 +65,6 @@ def task_of(number: int, fewest: int, most: int, count: int) -> mtl.Task:
 
 def child(axis: str, size: int, steps: int, warm_up: int) -> dict[str, float]:
     """Train in this process and return its figures."""
-    import resource
-
     import torch
 
     from mtl.components import Builder
@@ -98,7 +94,7 @@ def child(axis: str, size: int, steps: int, warm_up: int) -> dict[str, float]:
         examples = (steps + warm_up) * batch
         Trainer(model, data, strategy, sampler, examples, experiment, Path(folder), clock).train()
     throughput = max(before, measuring.matmul_throughput())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = measuring.peak_memory()
     flops = measuring.training_flops(encoder.backbone.config, clock.tokens, clock.squares)
     figures = {"seconds": clock.seconds, "rows": clock.rows, "tokens": clock.tokens, "places": clock.places}
     return {**figures, "peak": peak, "flops": flops, "throughput": throughput}
@@ -106,10 +102,7 @@ def child(axis: str, size: int, steps: int, warm_up: int) -> dict[str, float]:
 
 def in_fresh_process(axis: str, size: int, options: argparse.Namespace, number: int) -> dict[str, float]:
     """Run :func:`child` in a process of its own."""
-    arguments = [axis, str(size), str(options.steps), str(options.warm_up)]
-    command = [sys.executable, str(Path(__file__).resolve()), "--child", *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    figures: dict[str, float] = measuring.in_fresh_process(__file__, axis, size, options.steps, options.warm_up)
     return figures
 
 

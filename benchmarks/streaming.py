@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import threading
@@ -66,8 +65,6 @@ ONLOOKER = Onlooker()
 
 def child(folder: Path, rows: int, stream: bool) -> dict[str, float]:
     """Run the experiment in this process and return its figures, in bytes and seconds."""
-    import resource
-
     os.environ["MTL_CACHE"] = f"{folder}/cache-{stream}"
     os.environ["HF_DATASETS_CACHE"] = f"{folder}/datasets"
     import torch
@@ -106,16 +103,7 @@ def child(folder: Path, rows: int, stream: bool) -> dict[str, float]:
     finally:
         ONLOOKER.over.set()
         thread.join()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"peak": peak, "own": ONLOOKER.own, "first_step": ONLOOKER.first_step}
-
-
-def in_fresh_process(folder: Path, rows: int, stream: bool) -> dict[str, float]:
-    """Run :func:`child` in a process of its own."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--child", str(folder), str(rows), str(int(stream))]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+    return {"peak": measuring.peak_memory(), "own": ONLOOKER.own, "first_step": ONLOOKER.first_step}
 
 
 def main() -> None:
@@ -139,7 +127,7 @@ def main() -> None:
         for size in [*sizes, options.rows]:
             generate(folder / f"{size}.jsonl", size)
             for stream in (True, False) if size <= options.in_memory else (True,):
-                first, again = (in_fresh_process(folder, size, stream) for _ in range(2))
+                first, again = (measuring.in_fresh_process(__file__, folder, size, int(stream)) for _ in range(2))
                 side = "on disk" if stream else "in memory"
                 figures[f"{size} {side}"] = {"first": first, "again": again}
                 memory = [f"{max(first[key], again[key]) / _MEGA:,.0f}" for key in ("peak", "own")]
