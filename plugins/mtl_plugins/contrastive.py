@@ -27,18 +27,23 @@ class Contrastive(Adaptation):
     Args:
         steps: Steps of AdamW, each on the whole support.
         rate: Its learning rate, which falls to 0 in a line.
-        layers: How many layers are trained, the last ones; those below run once. Default: all but the embeddings.
+        layers: How many layers are trained, the last ones; those below run once. All, where the encoder has no more.
         C: Inverse of the penalty of the logistic regression.
+
+    The defaults were chosen on targets of LEOPARD: two of MiniLM's six layers give a better classifier than all of them (0.662
+    beside 0.652 on three targets with 8 rows a class, where logistic regression alone gives 0.630) in a third of the time, and
+    8 steps one as good as 20.
     """
 
-    steps: Count = 20
-    rate: Positive = 1e-4
-    layers: Annotated[int, Field(ge=1)] | None = None
+    steps: Count = 8
+    rate: Positive = 3e-4
+    layers: Annotated[int, Field(ge=1)] = 2
     C: Positive = 10.0
 
     def adapt(self, space: Space, episode: EpisodeRows) -> Predictor:
-        support, answers = MovedSupport(space, episode, self.layers or "all"), space.answers(episode)
+        answers = space.answers(episode)
         refuse_values(answers, "contrastive")
+        support = MovedSupport(space, episode, min(self.layers, len(space.encoder.layers())))
         optimizer = torch.optim.AdamW(support.parameters.values(), lr=self.rate, weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, self.steps)
         with torch.enable_grad():

@@ -119,6 +119,12 @@ def test_contrastive_tuning_draws_a_class_together(space):
     assert losses[1] < 0.8 * losses[0]
 
 
+def test_contrastive_tuning_moves_the_last_layers_and_all_of_a_shallow_encoder(space):
+    found = {layers: Contrastive(layers=layers).adapt(space, episode_of(space.target, 4)) for layers in (1, 2, 9)}
+    assert [found[layers].depth for layers in (1, 2, 9)] == [1, 0, 0]
+    assert set(found[2].parameters) == set(found[9].parameters) > set(found[1].parameters)
+
+
 @pytest.mark.parametrize("strategy", ["maml", "fomaml", "anil", "reptile", "protomaml", "protonet", "matching", "r2d2"])
 def test_what_a_strategy_has_practised_is_an_adaptation(encoder, space, strategy):
     build = Builder(load_plugins())
