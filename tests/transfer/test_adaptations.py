@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import entity_rows, rating_rows, splits
+from conftest import entity_rows, make_encoder, rating_rows, splits
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 from toys import apart, episode_of, given, load, load_tiny, pool_of, topic_splits
@@ -123,6 +123,17 @@ def test_contrastive_tuning_moves_the_last_layers_and_all_of_a_shallow_encoder(s
     found = {layers: Contrastive(layers=layers).adapt(space, episode_of(space.target, 4)) for layers in (1, 2, 9)}
     assert [found[layers].depth for layers in (1, 2, 9)] == [1, 0, 0]
     assert set(found[2].parameters) == set(found[9].parameters) > set(found[1].parameters)
+
+
+@pytest.mark.parametrize(("classes", "rows", "depth", "steps"), [(2, 8, 1, 8), (2, 30, 1, 12), (3, 30, 0, 12), (3, 120, 0, 40)])
+def test_contrastive_tuning_goes_by_the_classes_and_the_rows(tmp_path, monkeypatch, classes, rows, depth, steps):
+    encoder = load_tiny(make_encoder(tmp_path, layers=3))
+    target = load(encoder, splits([{"text": f"word {n}", "label": f"class {n % classes}"} for n in range(2 * rows)]))
+    losses = []
+    monkeypatch.setattr("mtl_plugins.contrastive.pair_loss", lambda *given: losses.append(pair_loss(*given)) or losses[-1])
+    episode = EpisodeRows("topic", tuple(range(classes)), tuple(range(rows)), (0,))
+    found = Contrastive().adapt(Space(encoder, target, pool_of(target)), episode)
+    assert (found.depth, len(losses)) == (depth, steps)
 
 
 @pytest.mark.parametrize("strategy", ["maml", "fomaml", "anil", "reptile", "protomaml", "protonet", "matching", "r2d2"])
