@@ -15,7 +15,7 @@ from mtl.transfer.fine_tuning import Count, MovedSupport, Positive
 from mtl.transfer.space import Space, units
 from mtl_plugins.logistic import Logistic
 
-_FEWEST, _MOST = 8, 40
+_FEWEST, _MOST = 8, 20
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Contrastive(Adaptation):
     encode every pair that they draw, a step here encodes each row of the support once, and has all its pairs in the loss.
 
     Args:
-        steps: Steps of AdamW, each on the whole support. Default: two for five of its rows, at least 8 and at most 40.
+        steps: Steps of AdamW, each on the whole support. Default: two for five of its rows, at least 8 and at most 20.
         rate: Its learning rate, which falls to 0 in a line.
         layers: How many layers are trained, the last ones; those below run once. Default: two for a target of two classes, all
             for one of more. All, where the encoder has no more.
@@ -38,7 +38,7 @@ class Contrastive(Adaptation):
     """
 
     steps: Count | None = None
-    rate: Positive = 3e-4
+    rate: Positive = 2e-4
     layers: Annotated[int, Field(ge=1)] | None = None
     C: Positive = 10.0
 
