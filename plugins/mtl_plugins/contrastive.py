@@ -15,7 +15,8 @@ from mtl.transfer.fine_tuning import Count, MovedSupport, Positive
 from mtl.transfer.space import Space, units
 from mtl_plugins.logistic import Logistic
 
-_FEWEST, _MOST = 8, 20
+_FEWEST_STEPS, _MOST_STEPS = 8, 20
+_LAYERS_FOR_TWO_CLASSES = 2
 
 
 @dataclass
@@ -30,11 +31,14 @@ class Contrastive(Adaptation):
         steps: Steps of AdamW, each on the whole support. Default: two for five of its rows, at least 8 and at most 20.
         rate: Its learning rate, which falls to 0 in a line.
         layers: How many layers are trained, the last ones; those below run once. Default: two for a target of two classes, all
-            for one of more. All, where the encoder has no more.
+            for one of more.
         C: Inverse of the penalty of the logistic regression.
 
-    The defaults were chosen on other tasks than those it is compared on (LEOPARD's, relations of SemEval-2010): two classes of
-    few and noisy rows were told apart best by two of six layers, three and more classes by all.
+    The defaults were chosen on targets of LEOPARD, relations of SemEval-2010 and intents of SNIPS: two classes of few and noisy
+    rows were told apart best by two of six layers, three and more classes by all.
+
+    Raises:
+        ConfigError: If the encoder has fewer layers than are asked for, or the target has values.
     """
 
     steps: Count | None = None
@@ -46,10 +50,10 @@ class Contrastive(Adaptation):
         answers = space.answers(episode)
         refuse_values(answers, "contrastive")
         outputs, depth = len(space.outputs(episode)), len(space.encoder.layers())
-        layers = self.layers or (2 if outputs == 2 else depth)
-        support = MovedSupport(space, episode, min(layers, depth))
+        layers = self.layers or (min(_LAYERS_FOR_TWO_CLASSES, depth) if outputs == 2 else depth)
+        support = MovedSupport(space, episode, layers)
         optimizer = torch.optim.AdamW(support.parameters.values(), lr=self.rate, weight_decay=0.0)
-        steps = self.steps or min(max(2 * len(episode.support) // 5, _FEWEST), _MOST)
+        steps = self.steps or min(max(2 * len(episode.support) // 5, _FEWEST_STEPS), _MOST_STEPS)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
         with torch.enable_grad():
             for _ in range(steps):
