@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import shlex
+
 import pytest
 from conftest import ROOT, SHARED, needs_shared
 
@@ -26,6 +29,17 @@ def test_every_weighting_aggregation_and_adapter_is_a_cell_of_the_example(monkey
     assert named("aggregation") == set(plugins.aggregations)
     assert named("weighting") | {"static"} == set(plugins.weightings)  # static is plain joint training
     assert {config.encoder.adapter.name for config in configs if config.encoder.adapter} == set(plugins.adapters)
+
+
+def test_the_second_command_of_the_example_asks_the_same_of_the_ten_domains(monkeypatch):
+    monkeypatch.setenv("DATA", "data")
+    header = EXAMPLE.read_text(encoding="utf-8").split("\nname:")[0]
+    command = header.replace("\\\n#", " ").replace("\n#", "\n").split("mtl compare")[3].partition("'\n")
+    words = shlex.split(command[0] + command[1])
+    overrides = [after for word, after in itertools.pairwise(words) if word == "--set"]
+    domains, six = mtl.load_experiment(EXAMPLE, overrides), mtl.load_experiment(EXAMPLE)
+    assert [len(cell.config.tasks) for cell in domains.cells()] == [10] * len(six.cells())
+    assert domains.config.budget.examples_per_task == 300
 
 
 @needs_shared
