@@ -55,7 +55,7 @@ def score_table(findings: Findings, flagged: Mapping[str, bool]) -> Table:
         rows.append(row)
     heads = ["question", "metric", *(_marked(method, flagged) for method in findings.methods)]
     notes = ["Mean, and 95 % interval by hierarchical bootstrap over seeds, or over the episodes of one seed."]
-    return Table(findings.title, heads, rows, notes + _notes(findings, flagged))
+    return Table(findings.title, heads, rows, notes + _notes(findings, flagged)).upright()
 
 
 def difference_table(findings: Findings, flagged: Mapping[str, bool]) -> Table | None:

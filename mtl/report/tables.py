@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -14,6 +14,8 @@ from mtl.compare.columns import Column
 _BASELINE = "single"
 #: So many columns of figures with intervals fit a terminal.
 _MOST_ASKED = 4
+#: More columns than this fit no page.
+_MOST_COLUMNS = 12
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,13 @@ class Table:
         """Tell whether a text is in a head or in the name of a row."""
         return any(text in name for name in [*self.columns, *(row[0] for row in self.rows)])
 
+    def upright(self) -> Table:
+        """Return the table with rows and columns changed, if it has more columns than fit a page and fewer rows than those."""
+        if len(self.columns) <= max(_MOST_COLUMNS, len(self.rows) + 1):
+            return self
+        (head, *columns), *rows = ([str(cell) for cell in line] for line in zip(self.columns, *self.rows, strict=True))
+        return replace(self, columns=[head, *columns], rows=rows)
+
     def markdown(self) -> str:
         """Return the table as Markdown."""
         rule = ["---", *["---:"] * (len(self.columns) - 1)]
@@ -52,9 +61,8 @@ class Table:
         for number, column in enumerate(self.columns):
             table.add_column(column, justify="right" if number and self.figures else "left", overflow="fold")
         for row in self.rows:
-            table.add_row(
-                *(_coloured(cell) if column.startswith("Δ") else cell for column, cell in zip(self.columns, row, strict=True))
-            )
+            changes = [name.startswith("Δ") or row[0].startswith("Δ") for name in self.columns]
+            table.add_row(*(_coloured(cell) if change else cell for change, cell in zip(changes, row, strict=True)))
         console.print(table)
         for note in self.notes:
             console.print(f"[dim]{note}[/dim]", highlight=False)
@@ -85,7 +93,7 @@ def task_table(columns: Sequence[Column]) -> Table | None:
             row += [difference(column.values(name), baseline.values(name)) for column in others]
         rows.append(row)
     rows.append(_skill_row(trained, baseline, others))
-    return Table("Tasks, test split", heads, rows, _task_notes(trained, baseline))
+    return Table("Tasks, test split", heads, rows, _task_notes(trained, baseline)).upright()
 
 
 def _skill_row(trained: Sequence[Column], baseline: Column | None, others: Sequence[Column]) -> list[str]:
@@ -240,7 +248,7 @@ def budget_table(columns: Sequence[Column]) -> Table | None:
     rows = [
         [name, *(str(column.runs[0]["tasks"].get(name, {}).get("examples_seen", "–")) for column in trained)] for name in names
     ]
-    return Table("Budget: examples seen, first seed", ["task", *(column.label for column in trained)], rows)
+    return Table("Budget: examples seen, first seed", ["task", *(column.label for column in trained)], rows).upright()
 
 
 def figure(value: float | None) -> str:

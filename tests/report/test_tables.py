@@ -79,6 +79,27 @@ def test_differences_are_to_single_task_training():
     assert any("minus single" in note for note in table.notes)
 
 
+def test_many_methods_are_rows_as_so_many_columns_fit_no_page():
+    names = ["single", *(f"joint {number}" for number in range(8))]
+    table = task_table([Column(name, [result(name.split()[0], 0.5, skill=0.25)]) for name in names])
+    assert table.columns == ["task", "mood", "all, mean skill"]
+    assert table.rows[:4] == [
+        ["metric", "accuracy ↑", "skill ↑"],
+        ["rows", "4", ""],
+        ["trivial", "0.250", "0.000"],
+        ["single", "0.500", "0.250"],
+    ]
+    assert [row[0] for row in table.rows[3:]] == [*names, *(f"Δ {name}" for name in names[1:])]
+
+
+@pytest.mark.parametrize(("columns", "rows", "turned"), [(12, 2, False), (13, 2, True), (13, 12, False), (14, 12, True)])
+def test_a_table_is_turned_if_it_is_wider_than_a_page_and_than_long(columns, rows, turned):
+    table = Table("Title", [f"c{n}" for n in range(columns)], [[f"{row}.{n}" for n in range(columns)] for row in range(rows)])
+    found = table.upright()
+    assert (len(found.columns), len(found.rows)) == ((rows + 1, columns - 1) if turned else (columns, rows))
+    assert found.rows[1][1] == "0.2" if turned else found is table
+
+
 def test_without_single_there_are_no_differences():
     table = task_table([Column("joint", [result("joint")])])
     assert table.columns == ["task", "metric", "rows", "trivial", "joint"]
@@ -206,3 +227,13 @@ def test_a_table_on_a_console_shows_every_cell_and_colours_differences():
     assert all(part in text for part in ("Title", "up", "down", "A note."))
     assert "\x1b[32m+0.100" in text  # green
     assert "\x1b[31m−0.100" in text  # red
+
+
+def test_differences_of_a_row_are_coloured_too():
+    from rich.console import Console
+
+    console = Console(record=True, width=100, force_terminal=True, file=io.StringIO())
+    Table("Title", ["task", "mood"], [["joint", "+0.900"], ["Δ joint", "+0.100"]]).show(console)
+    text = console.export_text(styles=True)
+    assert "\x1b[32m+0.100" in text
+    assert "\x1b[32m+0.900" not in text
