@@ -82,14 +82,16 @@ class Balanced(mtl.Strategy):
         return chosen
 
     def draws(self, data: Mapping[str, TaskData], sampler: Sampler, config: ExperimentConfig, examples: int) -> Draws:
-        if not self._aggregation.every_task:
-            return Drawn(data, sampler, config, examples)
         sizes = {name: len(task.splits["train"]) for name, task in data.items()}
-        who = f"strategy.aggregation {self.aggregation.name!r} needs every task in every step"
-        if len({share for at in (0.0, 1.0) for share in sampler.shares(sizes, at).values()}) > 1:
-            raise ConfigError(f"{who}, in equal parts: set sampler to uniform.")
-        if config.batch.size < len(data):
-            raise ConfigError(f"{who}: set batch.size to {len(data)} or more.")
+        equal = len({share for at in (0.0, 1.0) for share in sampler.shares(sizes, at).values()}) == 1
+        if self._aggregation.every_task:
+            who = f"strategy.aggregation {self.aggregation.name!r} needs every task in every step"
+            if not equal:
+                raise ConfigError(f"{who}, in equal parts: set sampler to uniform.")
+            if config.batch.size < len(data):
+                raise ConfigError(f"{who}: set batch.size to {len(data)} or more.")
+        if not equal or config.batch.size < len(data):
+            return Drawn(data, sampler, config, examples)
         return Dealt(data, sampler, config, examples)
 
     def fill_gradients(self, model: MultiTaskModel, draw: Draw) -> StepReport:
@@ -137,7 +139,7 @@ class Balanced(mtl.Strategy):
 
 
 class Drawn(Batches):
-    """A micro-batch of every task that the sampler draws into a batch."""
+    """A micro-batch of every task that the sampler draws into a batch, where an equal part for each is not to be had."""
 
     def __init__(self, data: Mapping[str, TaskData], sampler: Sampler, config: ExperimentConfig, examples: int) -> None:
         mixed = config.model_copy(update={"batch": config.batch.model_copy(update={"mixed": True})})

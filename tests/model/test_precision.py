@@ -10,7 +10,7 @@ import mtl.model.precision as module
 from mtl.config import EncoderConfig
 from mtl.errors import ConfigError
 from mtl.model.encoder import load_encoder
-from mtl.model.precision import attention_by_products, check_precision, computing, in_bfloat16
+from mtl.model.precision import attention_by_products, check_precision, computing, in_bfloat16, round_shape
 
 CPU = torch.device("cpu")
 
@@ -40,18 +40,26 @@ def test_a_pass_in_bfloat16_has_few_shapes_and_says_the_same(encoder_folder, mon
     monkeypatch.setattr(
         encoder.backbone, "forward", lambda **inputs: seen.append(tuple(inputs["input_ids"].shape)) or forward(**inputs)
     )
-    ids = torch.randint(5, 60, (5, 11), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(5, 60, (9, 11), generator=torch.Generator().manual_seed(0))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     whole, below = encoder(inputs).pooled, encoder.trunk(inputs, 1)
     above = encoder(inputs, below, 1).pooled
-    assert seen == [(8, 12)] * 3
-    assert (whole.shape, below.shape) == ((5, 32), (5, 11, 32))
+    assert seen == [(12, 12)] * 3
+    assert (whole.shape, below.shape) == ((9, 32), (9, 11, 32))
     encoder.precision = "fp32"
     for found in (whole, above):
         torch.testing.assert_close(found, encoder(inputs).pooled, rtol=0.05, atol=0.02)
-    assert seen[3:] == [(5, 11)] * 2
+    assert seen[3:] == [(9, 11)] * 2
     whole.sum().backward()
     assert all(bool(p.grad.isfinite().all()) for p in encoder.parameters() if p.grad is not None)
+
+
+def test_a_small_batch_is_filled_up_by_no_more_than_a_third():
+    def rows(count):
+        mask = torch.ones(count, 4, dtype=torch.long)
+        return len(round_shape({"input_ids": mask, "attention_mask": mask}, None, "bf16")[0]["input_ids"])
+
+    assert [rows(count) for count in range(1, 10)] == [1, 2, 3, 4, 6, 6, 8, 8, 12]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])

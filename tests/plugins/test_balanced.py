@@ -250,16 +250,52 @@ def most_saved(run):
     return most
 
 
-@each(METHODS)
-def test_training_goes_on_with_the_same_bits_after_a_stop(method, encoder_folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("sampler", "size", "alike"),
+    [("uniform", 12, True), ("uniform", 2, False), ("proportional", 12, False)],
+    ids=["like shares", "no room for all", "unlike shares"],
+)
+def test_like_shares_are_an_equal_part_of_every_step(sampler, size, alike, encoder_folder, tmp_path, monkeypatch):
+    seen = []
+    fill = Balanced.fill_gradients
+    monkeypatch.setattr(
+        Balanced, "fill_gradients", lambda self, model, draw: seen.append([b.rows for b in draw]) or fill(self, model, draw)
+    )
+    tasks = [{"name": name, "kind": kind, "data": data} for name, (kind, data) in TASKS.items()]
+    tasks[0]["max_rows"] = {"train": 8}
+    mtl.Experiment.of(
+        name="parts",
+        encoder={"name": str(encoder_folder), "max_length": 32},
+        tasks=tasks,
+        strategy={"name": "balanced", "aggregation": "mean"},
+        sampler=sampler,
+        budget={"epochs": 1},
+        batch={"size": size},
+        evaluation={"times": 1},
+        threads=1,
+        output=str(tmp_path),
+    ).run()
+    assert len(seen) > 1
+    assert all(rows == [4, 4, 4] for rows in seen) is alike
+
+
+AFTER_A_STOP = [
+    *(pytest.param(name, "uniform", marks=needs_ecos if name == "nash-mtl" else ()) for name in METHODS),
+    ("upgrad", "proportional"),
+]
+
+
+@pytest.mark.parametrize(("method", "sampler"), AFTER_A_STOP)
+def test_training_goes_on_with_the_same_bits_after_a_stop(method, sampler, encoder_folder, tmp_path, monkeypatch):
     def experiment(folder):
         tasks = [{"name": name, "kind": kind, "data": data} for name, (kind, data) in TASKS.items()]
+        tasks[0]["max_rows"] = {"train": 8}
         return mtl.Experiment.of(
             name="balanced",
             encoder={"name": str(encoder_folder), "max_length": 32, "freeze": "embeddings"},
             tasks=tasks,
             strategy={"name": "balanced", "aggregation": method},
-            sampler="uniform",
+            sampler=sampler,
             budget={"epochs": 4},
             batch={"size": 12},
             optimizer={"learning_rate": 1e-3},
