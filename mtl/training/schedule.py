@@ -60,9 +60,9 @@ class _Place:
 class Schedule:
     """An iterator of :data:`BatchRows` that ends when the budget of examples is used.
 
-    A chunk of rows is drawn task by task as the sampler says, sorted by length inside each task (or
-    across tasks for mixed batches), cut into batches and shuffled, so that batches are of even length and
-    their order is not.
+    A chunk of rows is drawn task by task as the sampler says, sorted by length inside each task (or across tasks for
+    mixed batches, tasks taking turns among rows of one length), cut into batches and shuffled, so that batches are of
+    even length and their order is not.
 
     Args:
         features: Training rows of each task.
@@ -127,9 +127,14 @@ class Schedule:
         return batches
 
     def _count_rows(self, wanted: int, probabilities: Array) -> list[int]:
-        """Deal ``wanted`` rows out: a multinomial draw of rows, or of whole batches where batches hold one task."""
+        """Deal ``wanted`` rows out, or whole batches where batches hold one task: each task its share, what is left by lot."""
         unit = 1 if self._batch.mixed else self._batch.size
-        counts = self._rng.multinomial(wanted // unit, probabilities) * unit
+        exact = np.round(wanted // unit * probabilities, 9)
+        counts = np.floor(exact).astype(np.int64)
+        if left := wanted // unit - int(counts.sum()):
+            parts = exact - counts
+            counts[self._rng.choice(len(parts), size=left, replace=False, p=parts / parts.sum())] += 1
+        counts *= unit
         counts[self._rng.choice(len(probabilities), p=probabilities)] += wanted % unit
         return [int(count) for count in counts]
 
@@ -142,20 +147,31 @@ class Schedule:
         return batches
 
     def _mixed(self, drawn: Mapping[str, Array]) -> list[BatchRows]:
-        pairs = [(task, int(row)) for task, rows in drawn.items() for row in rows]
+        pairs: list[tuple[str, int]] = []
+        turns = []
+        for task, rows in drawn.items():
+            ordered = rows[np.argsort(self._lengths[task][rows], kind="stable")]
+            pairs += [(task, int(row)) for row in ordered]
+            turns.append(_turns(self._lengths[task][ordered]))
         lengths = np.array([self._lengths[task][row] for task, row in pairs])
+        order = np.lexsort((np.concatenate(turns), lengths)).tolist()
         sequences = np.array([self._sequences[task][row] for task, row in pairs])
-        order = np.lexsort((self._rng.permutation(len(pairs)), lengths)).tolist()
         batches: list[BatchRows] = []
         for batch in self._cut(order, lengths, sequences):
-            rows: dict[str, list[int]] = {}
+            held: dict[str, list[int]] = {}
             for task, row in sorted(pairs[position] for position in batch):
-                rows.setdefault(task, []).append(row)
-            batches.append(rows)
+                held.setdefault(task, []).append(row)
+            batches.append(held)
         return batches
 
     def _cut(self, order: Sequence[int], lengths: Array, sequences: Array | int) -> Iterator[list[int]]:
         return cut(order, lengths, sequences, size=self._batch.size, max_tokens=self._batch.max_tokens)
+
+
+def _turns(lengths: Array) -> Array:
+    """Return how far each row is among a task's rows of its length, from 0 to 1; ``lengths`` are sorted."""
+    first, end = np.searchsorted(lengths, lengths, "left"), np.searchsorted(lengths, lengths, "right")
+    return (np.arange(len(lengths)) - first + 0.5) / (end - first)
 
 
 def plan(features: Mapping[str, Features], sampler: Sampler, batch: BatchConfig, examples: int, seed: int) -> dict[str, int]:

@@ -95,6 +95,24 @@ def test_a_homogeneous_batch_holds_one_task_and_a_mixed_one_several():
     assert sum(len(batch) > 1 for batch in schedule(mixed=True)) > 100
 
 
+def test_tasks_take_turns_in_mixed_batches_of_texts_of_one_length():
+    alike = {name: split_of(name, 400, longest=1) for name in ("a", "b", "c")}
+    for batch in schedule(alike, sampler=Uniform(), examples=1536, size=12, mixed=True):
+        assert {name: len(rows) for name, rows in batch.items()} == {"a": 4, "b": 4, "c": 4}
+
+
+def test_a_text_that_tasks_of_like_shares_read_is_in_one_mixed_batch_for_all_of_them():
+    same = {name: split_of("a", 300, fingerprint="same") for name in "abcd"}
+    for batch in schedule(same, sampler=Uniform(), examples=1200, size=16, mixed=True):
+        assert len({tuple(rows) for rows in batch.values()}) == 1
+        assert [len(rows) for rows in batch.values()] == [4, 4, 4, 4]
+
+
+def test_no_task_has_less_than_its_share_of_what_is_drawn_together():
+    counts = counts_of(schedule(sampler=Uniform(), examples=1000, mixed=True))
+    assert sorted(counts.values()) == [333, 333, 334]
+
+
 @pytest.mark.parametrize("mixed", [False, True])
 def test_no_batch_is_larger_than_size_and_tokens_allow(mixed):
     features = {**THREE, "d": split_of("dd", 100, sequences=2)}
