@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 class Balanced(mtl.Strategy):
     """Train one model on all tasks, their gradients on the shared parameters balanced.
 
-    A step has one micro-batch of each task that is drawn, and one of their graphs is alive at a time. Heads follow the
-    gradient of their own task's loss, what is shared and not balanced the mean of the gradients, as in joint training.
+    A step has one micro-batch of each task, with an equal part of the rows where the sampler's shares are alike, else with
+    what is drawn for it. One of their graphs is alive at a time. Heads follow the gradient of their own task's loss, what
+    is shared and not balanced the mean of the gradients, as in joint training.
 
     Args:
         aggregation: How the gradients become one.

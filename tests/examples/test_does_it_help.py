@@ -34,7 +34,7 @@ def test_every_weighting_aggregation_and_adapter_is_a_cell_of_the_example(monkey
 def test_the_second_command_of_the_example_asks_the_same_of_the_ten_domains(monkeypatch):
     monkeypatch.setenv("DATA", "data")
     header = EXAMPLE.read_text(encoding="utf-8").split("\nname:")[0]
-    command = header.replace("\\\n#", " ").replace("\n#", "\n").split("mtl compare")[3].partition("'\n")
+    command = header.replace("\\\n#", " ").replace("\n#", "\n").rpartition("mtl compare")[2].partition("'\n")
     words = shlex.split(command[0] + command[1])
     overrides = [after for word, after in itertools.pairwise(words) if word == "--set"]
     domains, six = mtl.load_experiment(EXAMPLE, overrides), mtl.load_experiment(EXAMPLE)
