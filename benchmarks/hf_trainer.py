@@ -8,7 +8,7 @@ with warm-up, weight decay of matrices only, clipping at 1, and the loss: the me
 The set-up of Hugging Face: TREC and SUBJ in one ``datasets.Dataset`` with a column that says the task, shuffled by the
 Trainer; one ``nn.Module`` with both heads that encodes a mixed batch in one pass; ``DataCollatorWithPadding``, which
 pads to the longest of a batch; else the defaults of ``TrainingArguments``. It is quicker than training on one task
-after the other would be, and gives it the same mixed batches that mtl has (``batch: {mixed: true}``). Its best settings are
+after the other would be, and gives it the same mixed batches that mtl has. Its best settings are
 those that its users may switch on: ``train_sampling_strategy="group_by_length"`` and, where the processor has it, ``bf16=True``;
 mtl is measured with ``precision: bf16`` too then.
 mtl trains under the settings of ``mtl run`` (deterministic algorithms, freed memory kept).
@@ -190,7 +190,7 @@ class Bench:
         values = {
             "encoder": "minilm",
             "tasks": ["unused"],
-            "batch": {"size": self.options.batch_size, "mixed": True},
+            "batch": {"size": self.options.batch_size},
             "optimizer": {"learning_rate": rate, "head_learning_rate": rate, "weight_decay": 0.01, "warmup": 0.1},
             "evaluation": {"times": 0},
             "checkpoint": {"every_seconds": 1e9},

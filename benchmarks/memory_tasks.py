@@ -52,7 +52,7 @@ def child(tasks: int) -> dict[str, float]:
             encoder="minilm",
             tasks=[generated_task(number) for number in range(tasks)],
             strategy="joint",
-            batch={"size": _BATCH, "mixed": True},
+            batch={"size": _BATCH},
             budget={"epochs": _STEPS * _BATCH / (tasks * _ROWS)},
             evaluation={"times": 0},
             threads=measuring.THREADS,

@@ -86,7 +86,7 @@ def child(axis: str, size: int, steps: int, warm_up: int) -> dict[str, float]:
     model, build, clock = measuring.make_model(encoder, data, 0), Builder(plugins), Clock(warm_up)
     strategy: Strategy = build("strategy", Choice(name="joint"))
     strategy.setup([TaskLoss(name, 1.0, task.kind.likelihood_factor) for name, task in data.items()], build)
-    values = {"encoder": "minilm", "tasks": ["unused"], "batch": {"size": batch, "mixed": True}, "evaluation": {"times": 0}}
+    values = {"encoder": "minilm", "tasks": ["unused"], "batch": {"size": batch}, "evaluation": {"times": 0}}
     experiment = validate({**values, "checkpoint": {"every_seconds": 1e9}}, "scaling")
     sampler = build("sampler", Choice(name="uniform"))
     before = measuring.matmul_throughput()

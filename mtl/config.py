@@ -107,14 +107,14 @@ class BatchConfig(Frozen):
     Args:
         size: The most rows of a batch.
         max_tokens: The most tokens of a batch, padding counted.
-        mixed: Whether a batch may hold rows of several tasks.
+        mixed: Whether a batch may hold rows of several tasks, so that a step learns from all of them.
         accumulate: Batches a step.
         evaluation_size: Rows of a batch in evaluation.
     """
 
     size: int = Field(default=32, ge=1)
     max_tokens: int = Field(default=16_384, ge=8)
-    mixed: bool = False
+    mixed: bool = True
     accumulate: int = Field(default=1, ge=1)
     evaluation_size: int = Field(default=64, ge=1)
 

@@ -19,7 +19,7 @@ experiment = mtl.Experiment.of(
     encoder=os.environ.get("ENCODER", "minilm"),
     tasks=[situation, tone],
     budget={"epochs": 10},
-    batch={"size": 8, "mixed": True},
+    batch={"size": 8},
 )
 finished = experiment.run()
 print(finished)

@@ -91,8 +91,9 @@ def test_an_annealed_sampler_gives_small_tasks_more_towards_the_end():
 
 
 def test_a_homogeneous_batch_holds_one_task_and_a_mixed_one_several():
-    assert all(len(batch) == 1 for batch in schedule())
+    assert all(len(batch) == 1 for batch in schedule(mixed=False))
     assert sum(len(batch) > 1 for batch in schedule(mixed=True)) > 100
+    assert BatchConfig().mixed
 
 
 def test_tasks_take_turns_in_mixed_batches_of_texts_of_one_length():
@@ -202,9 +203,10 @@ def test_a_seed_gives_an_order_and_another_seed_another(mixed):
     assert listed(schedule(mixed=mixed)) != listed(schedule(mixed=mixed, seed=1))
 
 
-def test_the_order_of_declaration_means_nothing():
+@pytest.mark.parametrize("mixed", [False, True])
+def test_the_order_of_declaration_means_nothing(mixed):
     turned = dict(reversed(THREE.items()))
-    assert listed(schedule(turned)) == listed(schedule(THREE))
+    assert listed(schedule(turned, mixed=mixed)) == listed(schedule(THREE, mixed=mixed))
 
 
 @pytest.mark.parametrize("mixed", [False, True])
@@ -224,8 +226,9 @@ def test_a_task_that_is_never_drawn_is_in_the_plan_with_0():
     assert list(schedule(ONE, examples=0)) == []
 
 
-def test_single_training_sees_the_same_rows_of_a_task_as_joint_training():
-    joint = listed(schedule())
+@pytest.mark.parametrize("mixed", [False, True])
+def test_single_training_sees_the_same_rows_of_a_task_as_joint_training(mixed):
+    joint = listed(schedule(mixed=mixed))
     examples = counts_of(joint)["b"]
     alone = listed(schedule({"b": THREE["b"]}, examples=examples))
     assert Counter(row for batch in joint for row in batch.get("b", ())) == Counter(row for batch in alone for row in batch["b"])
