@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -65,8 +65,9 @@ class Descent:
         Returns:
             The moved parameters, and the loss before the step, detached.
         """
+        seen = shared if differentiable else {name: value.detach() for name, value in shared.items()}
         with attention_by_products() if differentiable else nullcontext():
-            value = loss(adapted, shared)
+            value = loss(adapted, seen)
             gradients = torch.autograd.grad(value, list(adapted.values()), create_graph=differentiable)
         gradients = clipped(gradients, self.clip)
         moved = {
@@ -110,6 +111,7 @@ def unroll(
     steps: int,
     order: Order,
     trace: Trace | None = None,
+    first: Collection[str] | None = None,
 ) -> Iterator[Parameters]:
     """Yield the adapted parameters after each of ``steps`` steps, differentiable by plain ``backward()``.
 
@@ -124,6 +126,8 @@ def unroll(
             only every θ_k is kept, and ``backward()`` makes each step again to send λ = ∂L/∂θ_{k+1} back through it,
             λ ← λ − α·H(θ_k)λ, one step's graph alive at a time.
         trace: Is told the losses.
+        first: What the first step moves, where the gradient of all else is 0 whatever θ_0 is: it need not be computed
+            then, nor differentiated. Default: everything.
 
     Raises:
         RuntimeError: If the loss does not depend on an adapted parameter.
@@ -133,13 +137,24 @@ def unroll(
     if order != "recompute":  # a start may be made of another, as a head of prototypes is: a step's gradient is by each alone
         adapted = {name: value.view_as(value) for name, value in start.items()}
     for step in range(steps):
-        shared = shared_at(step)
+        moving = adapted if step or first is None else {name: adapted[name] for name in first}
+        held = {name: value for name, value in adapted.items() if name not in moving}
+        shared = {**shared_at(step), **held}
         if order == "recompute":
-            adapted = _recomputed(loss, adapted, shared, descent, trace)
+            moved = _recomputed(_holding(loss, held), moving, shared, descent, trace)
         else:
-            adapted, value = descent(loss, adapted, shared, differentiable=order == "store")
+            moved, value = descent(_holding(loss, held), moving, shared, differentiable=order == "store")
             trace.losses.append(value)
+        # What was held has gone into what moved, and is a view of its own from here on.
+        adapted = {name: moved[name] if name in moved else value.view_as(value) for name, value in adapted.items()}
         yield adapted
+
+
+def _holding(loss: Loss, held: Collection[str]) -> Loss:
+    """Return a loss as a function of fewer adapted parameters; those that are held are among the shared."""
+    if not held:
+        return loss
+    return lambda moving, shared: loss({**{name: shared[name] for name in held}, **moving}, shared)
 
 
 def _recomputed(loss: Loss, adapted: Parameters, shared: Parameters, descent: Descent, trace: Trace) -> Parameters:

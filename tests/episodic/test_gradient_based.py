@@ -7,6 +7,7 @@ import torch
 from episodic_setup import error, gradients_of, labels_of, make_world, plain_features, plain_loss, plain_maml
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
+from torch.utils.flop_counter import FlopCounterMode
 
 from mtl.data.rows import Rows
 from mtl.errors import ConfigError, TrainingError
@@ -511,3 +512,17 @@ def test_the_gradient_of_several_episodes_is_their_mean(encoder_folder):
     found = {name: p.grad for name, p in world.encoder.named_parameters()}
     assert error(found, {name: sum(one[name] for one in alone) / 3 for name in found}) < 1e-12
     assert report.weights == {"topic": 1.0}
+
+
+@BOTH
+def test_the_first_step_from_a_head_of_zeros_has_the_gradient_of_a_whole_step_for_less(encoder_folder, memory):
+    found, work = [], []
+    for head in ("zeros", "learned"):  # a learned one starts at zeros, and has a step of everything
+        world = make_world(encoder_folder)
+        strategy = world.prepared(MAML(adapt=1, steps=3, rate=0.05, clip=None, memory=memory, head=head))
+        with FlopCounterMode(display=False) as counter:
+            gradients = world.gradients(strategy, world.episode(shots=3, queries=2))
+        found.append({name: value for name, value in gradients.items() if not name.startswith("start:")})
+        work.append(counter.get_total_flops())
+    assert error(*found) < 1e-10
+    assert work[0] < 0.9 * work[1]
