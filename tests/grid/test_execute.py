@@ -193,7 +193,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_grid_that_is_killed_loses_no_finished_cell_and_ends_as_if_it_had_not_been(values, tmp_path, jobs):
-    slow = {**values, "budget": {"epochs": 20}, "checkpoint": {"every_seconds": 0}, "evaluation": {"times": 0}}
+    slow = {**values, "budget": {"epochs": 60}, "checkpoint": {"every_seconds": 0}, "evaluation": {"times": 0}}
     quiet = mtl.Experiment.of(**{**slow, "name": "quiet"}).over({"seed": [0, 1, 2, 3]}).compare(jobs=1)
     script, folder = tmp_path / "killed.py", tmp_path / "runs" / "grid"
     script.write_text(KILLED)
@@ -201,7 +201,7 @@ def test_a_grid_that_is_killed_loses_no_finished_cell_and_ends_as_if_it_had_not_
     until = time.monotonic() + 120
     while not list(folder.glob("*/results.json")) and grid.poll() is None and time.monotonic() < until:
         time.sleep(0.01)
-    time.sleep(random.Random(jobs).random())
+    time.sleep(random.Random(jobs).random() / 2)
     grid.kill()
     grid.wait()
     time.sleep(3)  # its processes end with it
