@@ -158,7 +158,7 @@ class GradientBased(EpisodicStrategy):
         """
         head = self.start(reader, episode)
         # Features before a head of zeros have no gradient: the first step moves the head alone.
-        first = None if head.weight.requires_grad or bool(head.weight.any()) else (WEIGHT, BIAS)
+        moved_first = None if head.weight.requires_grad or bool(head.weight.any()) else (WEIGHT, BIAS)
         theta = {**self.adapted, WEIGHT: head.weight, BIAS: head.bias}
         for name in (WEIGHT, BIAS):
             if not theta[name].requires_grad:
@@ -177,7 +177,7 @@ class GradientBased(EpisodicStrategy):
             steps or self.steps,
             order,
             trace,
-            first,
+            moved_first,
         )
         check_descent(trace, episode, reader, self)
 

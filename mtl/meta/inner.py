@@ -111,7 +111,7 @@ def unroll(
     steps: int,
     order: Order,
     trace: Trace | None = None,
-    first: Collection[str] | None = None,
+    moved_first: Collection[str] | None = None,
 ) -> Iterator[Parameters]:
     """Yield the adapted parameters after each of ``steps`` steps, differentiable by plain ``backward()``.
 
@@ -126,7 +126,7 @@ def unroll(
             only every θ_k is kept, and ``backward()`` makes each step again to send λ = ∂L/∂θ_{k+1} back through it,
             λ ← λ − α·H(θ_k)λ, one step's graph alive at a time.
         trace: Is told the losses.
-        first: What the first step moves, where the gradient of all else is 0 whatever θ_0 is: it need not be computed
+        moved_first: What the first step moves, where the gradient of all else is 0 whatever θ_0 is: it need not be computed
             then, nor differentiated. Default: everything.
 
     Raises:
@@ -137,7 +137,7 @@ def unroll(
     if order != "recompute":  # a start may be made of another, as a head of prototypes is: a step's gradient is by each alone
         adapted = {name: value.view_as(value) for name, value in start.items()}
     for step in range(steps):
-        moving = adapted if step or first is None else {name: adapted[name] for name in first}
+        moving = adapted if step or moved_first is None else {name: adapted[name] for name in moved_first}
         held = {name: value for name, value in adapted.items() if name not in moving}
         shared = {**shared_at(step), **held}
         if order == "recompute":
