@@ -73,16 +73,19 @@ def test_a_task_without_adapters_of_its_own_cannot_be_learned(finished, plugin, 
         adapt(load_bundle(finished, plugins=plugins), task, tmp_path / "rows.jsonl", None, plugins)
 
 
-def test_inner_loops_and_adaptations_move_adapters_alone(experiment_values, plugin):
+@pytest.mark.parametrize(
+    ("strategy", "adapter"), [("fomaml", {"name": "bottleneck", "rank": 4}), ("maml", {"name": "prefix", "length": 3})]
+)
+def test_inner_loops_and_adaptations_move_adapters_alone(strategy, adapter, experiment_values, plugin):
     targets = {"tasks": ["tone"], "shots": [2], "adaptation": ["adapter", "inner-loop"], "baselines": [], "overlap": "allow"}
     tone = {**experiment_values["tasks"][0], "name": "tone"}
     folder = run(
         experiment_values,
         plugin,
-        encoder={"adapter": {"name": "bottleneck", "rank": 4}},
+        encoder={"adapter": adapter},
         tasks=[experiment_values["tasks"][0], tone],
         targets={**targets, "protocol": {"name": "domain", "draws": 2}},
-        strategy={"name": "fomaml", "adapt": "adapter", "steps": 1},
+        strategy={"name": strategy, "adapt": "adapter", "steps": 1},
         episodes={"ways": 2, "shots": 2, "queries": 2},
     )
     (bundle,) = folder.glob("models/*")

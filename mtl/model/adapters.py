@@ -44,7 +44,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def put(self, backbone: nn.Module) -> None:
-        """Replace parts of ``backbone`` by modules that have the old part within, and at first give what it gives.
+        """Replace parts of ``backbone`` by modules that have the old part within, and at first give what it gives, if they can.
 
         Raises:
             EncoderError: If it is not known where to put them in this architecture.
@@ -122,8 +122,8 @@ class Routed(nn.Module):
                 object.__setattr__(module, name, base)  # called as before, and not listed among the weights again
         self.tasks[task] = made.to(next(base.parameters()))
 
-    def forward(self, states: Tensor, *arguments: Any, **options: Any) -> Tensor:
-        """Return what each row's own adapter gives, ``[rows, ...]``."""
+    def forward(self, states: Tensor, *arguments: Any, **options: Any) -> Any:
+        """Return what each row's own adapter gives, ``[rows, ...]``, or a tuple of such."""
         runs = self._route.runs
         if not runs:
             raise EncoderError(
@@ -136,10 +136,25 @@ class Routed(nn.Module):
                 "Use per_task: false, or name other parts under encoder.adapter.modules."
             )
         if len(runs) == 1:
-            found: Tensor = self.tasks[runs[0][0]](states, *arguments, **options)
-            return found
-        parts = torch.split(states, [rows for _, rows in runs])
-        return torch.cat([self.tasks[task](part, *arguments, **options) for (task, _), part in zip(runs, parts, strict=True)])
+            return self.tasks[runs[0][0]](states, *arguments, **options)
+        sizes = [rows for _, rows in runs]
+        given = zip(*(_parted(value, sizes) for value in (states, *arguments)), strict=True)
+        named = {name: _parted(value, sizes) for name, value in options.items()}
+        found = [
+            self.tasks[task](*own, **{name: parts[number] for name, parts in named.items()})
+            for number, ((task, _), own) in enumerate(zip(runs, given, strict=True))
+        ]
+        return tuple(map(_joined, zip(*found, strict=True))) if isinstance(found[0], tuple) else _joined(found)
+
+
+def _parted(value: Any, sizes: Sequence[int]) -> Sequence[Any]:
+    """Return the rows of each part; the same for all, if it has none."""
+    has_rows = isinstance(value, Tensor) and value.dim() > 0 and len(value) == sum(sizes)
+    return torch.split(value, list(sizes)) if has_rows else [value] * len(sizes)
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    return torch.cat(tuple(parts)) if isinstance(parts[0], Tensor) else parts[0]
 
 
 class Adapters:

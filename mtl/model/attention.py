@@ -53,7 +53,7 @@ def attend(
     Args:
         fused: The attention function of transformers (``sdpa``) that is called with the rest.
         module: The layer.
-        query: ``[sequences, heads, tokens, size]``, as ``key`` and ``value``.
+        query: ``[sequences, heads, tokens, size]``, as ``key`` and ``value``, which may be of more tokens.
         key: See there.
         value: See there.
         attention_mask: ``True`` for what is seen, or what is added to the scores; broadcast to
@@ -66,7 +66,7 @@ def attend(
         ``[sequences, tokens, heads, size]``, and no weights.
     """
     by_products = query.device.type == "cpu" and torch.is_grad_enabled() and (dropout > 0 or query.dtype is torch.bfloat16)
-    plain = key.shape == query.shape and not getattr(module, "is_causal", False)
+    plain = key.shape[:2] == query.shape[:2] and not getattr(module, "is_causal", False)
     if not (by_products and plain) or torch.compiler.is_compiling():
         return fused(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options)
     scores = (query * (query.shape[-1] ** -0.5 if scaling is None else scaling)) @ key.transpose(-1, -2)

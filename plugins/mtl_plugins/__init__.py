@@ -87,6 +87,7 @@ def mtl_register_adapters(register: Register) -> None:
     register("dora", "mtl_plugins.dora:DoRA")
     register("ia3", "mtl_plugins.ia3:IA3")
     register("lora", "mtl_plugins.lora:LoRA")
+    register("prefix", "mtl_plugins.prefix:PrefixTuning")
     register("task-embedding", "mtl_plugins.task_embedding:TaskEmbedding")
 
 

@@ -184,7 +184,7 @@ class GradDrop(_FromTorchJD):
 
     def combine(self, jacobian: Tensor, losses: Tensor, gramian: Tensor) -> Combined:
         # A piece at a time, whose dozen of passes stay in the processor's cache: a third of the time, the same numbers drawn.
-        kept = torch.cat([self._made(piece) for piece in jacobian.split(_PIECE, dim=1)])
+        kept = torch.cat([self._made(piece) for piece in torch.split(jacobian, _PIECE, dim=1)])
         # Where all gradients are 0 the purity is 0 / 0: such a parameter stays.
         return Combined(torch.nan_to_num(kept))
 

@@ -32,17 +32,18 @@ from mtl_plugins.dora import DoRA
 from mtl_plugins.ia3 import IA3
 from mtl_plugins.joint import Joint
 from mtl_plugins.lora import LoRA
+from mtl_plugins.prefix import PrefixTuning
 from mtl_plugins.task_embedding import TaskEmbedding
 from mtl_tasks.classification import Classification
 from mtl_tasks.regression import Regression
 
 pytest.importorskip("peft", reason="needs the extra lora")
 
-SHARED = {"adalora": AdaLoRA, "lora": LoRA, "dora": DoRA, "ia3": IA3, "bottleneck": BottleneckAdapter}
+LINEAR = {"adalora": AdaLoRA, "lora": LoRA, "dora": DoRA, "ia3": IA3}  # merge
+SHARED = {**LINEAR, "bottleneck": BottleneckAdapter, "prefix": PrefixTuning}
 OWN = {"branch": Branching, "task-embedding": TaskEmbedding}  # of each task, or of none
 METHODS = {**SHARED, **OWN}
 WAYS = [(name, False) for name in SHARED] + [(name, True) for name in METHODS]
-LINEAR = [name for name in SHARED if name != "bottleneck"]
 
 
 def rows_of(rows):
@@ -95,7 +96,7 @@ def made(name, **options):
     return METHODS[name](**options)
 
 
-@pytest.mark.parametrize(("name", "per_task"), WAYS)
+@pytest.mark.parametrize(("name", "per_task"), [way for way in WAYS if way[0] != "prefix"])
 def test_adapters_change_nothing_until_they_are_trained(name, per_task, encoder_folder):
     plain, adapted = World(encoder_folder, None), World(encoder_folder, made(name, per_task=per_task))
     batch = plain.batch(mood=range(4), rating=range(4))
@@ -135,6 +136,36 @@ def test_the_number_of_weights_of_bottlenecks_is_that_of_the_paper(encoder_folde
     world = World(encoder_folder, BottleneckAdapter(rank=4))
     # Section 2.1: 2md + d + m for each of the two adapters of a layer, with d = 32 and m = 4.
     assert sum(p.numel() for p in world.encoder.parameters() if p.requires_grad) == 2 * 2 * (2 * 4 * 32 + 32 + 4)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "mtl"])
+def test_a_prefix_is_attended_to_beside_the_text(attention, encoder_folder):
+    config = EncoderConfig(name=str(encoder_folder), max_length=32, dropout=0.0)
+    chosen = None if attention == "mtl" else attention
+    plain, encoder = (load_encoder(config, encoder_folder, attention=chosen).double().eval() for _ in range(2))
+    encoder.put(PrefixTuning(length=3, modules=("layer.0.attention.self",)))
+    encoder.double()
+    lone, part = plain.layers()[0].attention.self, encoder.layers()[0].attention.self
+    states = torch.randn(4, 6, 32, dtype=torch.float64)
+    lengths = torch.tensor([6, 4, 2, 1])
+    seen = (torch.arange(6) < lengths[:, None])[:, None, None]
+    mask = seen if attention != "eager" else torch.where(seen, 0.0, -torch.inf).double()
+    found = part(states, attention_mask=mask)[0]
+    heads = [linear(states).view(4, 6, lone.num_attention_heads, -1) for linear in (lone.query, lone.key, lone.value)]
+    for row, length in enumerate(lengths):
+        for head in range(lone.num_attention_heads):  # equation 3: the keys are [prefix; text]
+            query, key, value = (states[row, :, head] for states in heads)
+            size = query.shape[-1]
+            own = [states[:, head * size : (head + 1) * size] for states in (part.keys, part.values)]
+            weights = (query @ torch.cat([own[0], key[:length]]).T / size**0.5).softmax(-1)
+            expected = weights @ torch.cat([own[1], value[:length]])
+            assert_close(found[row, :, head * size : (head + 1) * size], expected, rtol=0, atol=1e-12)
+
+
+def test_the_number_of_weights_of_a_prefix(encoder_folder):
+    world = World(encoder_folder, PrefixTuning(length=5))
+    # 2 layers, each with 5 keys and 5 values of 32.
+    assert sum(p.numel() for p in world.encoder.parameters() if p.requires_grad) == 2 * 2 * 5 * 32
 
 
 def test_branches_are_whole_layers_and_the_shared_ones_above_the_fork_are_out_of_use(encoder_folder):
@@ -393,9 +424,10 @@ def test_several_tasks_with_their_own_adapters_are_not_merged_into_one(encoder_f
         merged(bundle_of(encoder_folder, "lora", per_task=True))
 
 
-def test_bottlenecks_cannot_be_merged_but_exported_whole(encoder_folder, tmp_path):
-    bundle = bundle_of(encoder_folder, "bottleneck")
-    with pytest.raises(ConfigError, match="BottleneckAdapter cannot be merged"):
+@pytest.mark.parametrize(("name", "method"), [("bottleneck", "BottleneckAdapter"), ("prefix", "PrefixTuning")])
+def test_what_is_not_linear_cannot_be_merged_but_exported_whole(name, method, encoder_folder, tmp_path):
+    bundle = bundle_of(encoder_folder, name)
+    with pytest.raises(ConfigError, match=f"{method} cannot be merged"):
         export(bundle, tmp_path)
     export(bundle, tmp_path, merge=False)
     assert load_bundle(tmp_path).predict(TEXTS) == bundle.predict(TEXTS)
@@ -431,7 +463,7 @@ def test_parts_that_are_not_there_are_named(name, encoder_folder):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_an_architecture_that_is_not_known_is_named_with_the_way_out(name, encoder_folder):
+def test_an_architecture_that_is_not_known_is_named_with_the_way_out(name):
     class Strange(nn.Module):
         config = type("Config", (), {"model_type": "strange", "to_dict": lambda self: {"model_type": "strange"}})()
 
@@ -441,8 +473,18 @@ def test_an_architecture_that_is_not_known_is_named_with_the_way_out(name, encod
 
     with pytest.raises(EncoderError, match=r"Strange.*encoder\.adapter\.modules"):
         made(name).put(Strange())
+    if name == "prefix":
+        return  # goes into attentions alone
     made(name, modules=("mix",)).put(strange := Strange())
     assert not isinstance(strange.mix, nn.Linear)
+
+
+def test_an_attention_without_room_for_a_prefix_is_said():
+    from transformers import DistilBertConfig, DistilBertModel
+
+    backbone = DistilBertModel(DistilBertConfig(vocab_size=50, dim=32, hidden_dim=64, n_layers=1, n_heads=2))
+    with pytest.raises(EncoderError, match="no attention of a DistilBertModel that takes a prefix"):
+        PrefixTuning().put(backbone)
 
 
 def test_a_method_that_throws_the_old_part_away_is_refused(encoder_folder):

@@ -13,6 +13,7 @@ from mtl.config import EncoderConfig
 from mtl.model.attention import Dropout, drop
 from mtl.model.encoder import load_encoder
 from mtl.model.pretrained import quicken
+from mtl_plugins.prefix import PrefixTuning
 
 FUSED = "aten::_scaled_dot_product_flash_attention_for_cpu"
 
@@ -77,6 +78,17 @@ def test_products_give_the_gradient_of_the_kernel(architecture, dtype, error):
     quicken(quick.backbone)
     found, wanted = gradient(quick, 1e-12 if dtype is torch.float64 else 0.0), gradient(plain, 0.0)
     assert (found - wanted).norm() < error * wanted.norm()
+
+
+def test_products_reach_a_prefix_too():
+    quick, plain = small("Bert"), small("Bert")
+    for encoder in (quick, plain):
+        encoder.put(PrefixTuning(length=3))
+        encoder.double()
+    quicken(quick.backbone)
+    found, wanted = gradient(quick, 1e-12), gradient(plain, 0.0)
+    assert (found - wanted).norm() < 1e-12 * wanted.norm()
+    assert quick.layers()[0].attention.self.keys.grad.norm() > 0
 
 
 @pytest.mark.parametrize(
