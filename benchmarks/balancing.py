@@ -2,7 +2,7 @@
 
 Measured: seconds of ``fill_gradients`` and FLOPs (``torch.utils.flop_counter``), for 2, 4 and 8 classifications with rows
 of their own, 64 rows in all, of similar length, as batches are cut; messages of the bundled corpus, MiniLM, embeddings frozen, no
-dropout, float32.
+dropout, float32. ``--rows`` and ``--precision`` are for other batches: the fewer rows a task has, the dearer is a pass for each.
 Against: plain joint training on the same rows, with all tasks in one pass; and with a pass for each (``batch.accumulate``), whose
 products of matrices are as small as those of a balanced step.
 How: all sides in turn in one process after a warm-up, under the settings of ``mtl run`` (deterministic algorithms, freed memory
@@ -32,16 +32,15 @@ from mtl.plugins import Plugins, load_plugins
 from mtl.training.strategy import Strategy
 from mtl.training.weighting import TaskLoss
 
-ROWS = 64
 JOINT, APART = "joint", "joint, a pass for each task"
 
 
-def draws_of(data: Mapping[str, TaskData]) -> tuple[list[Batch], list[Batch]]:
-    """Return one batch of all tasks, and a batch for each; of the same rows."""
+def draws_of(data: Mapping[str, TaskData], count: int) -> tuple[list[Batch], list[Batch]]:
+    """Return one batch of all tasks, and a batch for each; of the same ``count`` rows."""
     features = {name: task.splits["train"] for name, task in data.items()}
     kinds = {name: task.kind for name, task in data.items()}
     lengths = next(iter(features.values())).tokenized.input_ids.lengths
-    middle = lengths.argsort(kind="stable")[(len(lengths) - ROWS) // 2 :][:ROWS].tolist()
+    middle = lengths.argsort(kind="stable")[(len(lengths) - count) // 2 :][:count].tolist()
     rows = {name: middle[number :: len(data)] for number, name in enumerate(data)}
     return [collate(rows, features, kinds)], [collate({name: own}, features, kinds) for name, own in rows.items()]
 
@@ -59,6 +58,8 @@ def main() -> None:
     parser = measuring.parser(__doc__)
     parser.add_argument("--tasks", type=int, nargs="+", default=[2, 4, 8], help="numbers of tasks")
     parser.add_argument("--methods", nargs="+", help="aggregations. Default: all that are registered")
+    parser.add_argument("--rows", type=int, default=64, help="of all tasks in a step")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the encoder")
     parser.set_defaults(repeats=5)
     options = parser.parse_args()
     torch.set_num_threads(measuring.THREADS)
@@ -68,10 +69,11 @@ def main() -> None:
     rows: dict[str, list[str]] = {name: [name] for name in (JOINT, APART, *methods, "mgda on features")}
     figures: dict[str, Any] = {}
     for count in options.tasks:
-        encoder = load_encoder(EncoderConfig(name="minilm", freeze="embeddings", dropout=0.0), place, attention="sdpa")
+        config = EncoderConfig(name="minilm", freeze="embeddings", dropout=0.0, precision=options.precision)
+        encoder = load_encoder(config, place, attention="sdpa" if options.precision == "fp32" else None)
         data = measuring.make_tasks(plugins, encoder, count)
         model = measuring.make_model(encoder, data, 0)
-        mixed, apart = draws_of(data)
+        mixed, apart = draws_of(data, options.rows)
         choices = {name: Choice(name="balanced", aggregation=name) for name in methods}
         choices["mgda on features"] = Choice(name="balanced-features", aggregation="mgda")
         sides: dict[str, Callable[[int], float]] = {}
