@@ -74,7 +74,7 @@ SHORT = (
     ),
     Short(
         "scaling",
-        "--tasks 1 32 --lengths --steps 5 --warm-up 1 --repeats 3",
+        "--tasks 1 32 --rows --lengths --steps 5 --warm-up 1 --repeats 3",
         {"an example of 1 task beside one of 32": lambda f: 1 / f["32 tasks"]["ratio"]["median"]},
     ),
     Short(

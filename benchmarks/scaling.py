@@ -1,13 +1,13 @@
-"""How time and memory grow with the number of tasks and with the length of the texts.
+"""How time and memory grow with the number of tasks, of rows, and with the length of the texts.
 
 Measured: a step of joint training (draw, gradients, clipping, AdamW) of MiniLM in float32 without dropout, for 1, 2, 4, …, 32
-generated classifications whose rows, of 10 to 40 tokens, are dealt out over mixed batches of 64; and for one whose texts all
-have 16, 32, …, 512 tokens, 4,096 tokens a batch: milliseconds an example or a thousand tokens, and the peak memory of the
-process.
+generated classifications whose rows, of 10 to 40 tokens, are dealt out over mixed batches of 64; for one of 10³, 10⁴, 10⁵ and
+10⁶ such rows in memory; and for one whose texts all have 16, 32, …, 512 tokens, 4,096 tokens a batch: milliseconds an example
+or a thousand tokens, and the peak memory of the process.
 Against: the physical limit, which is the operations that the tokens need (no padding; Chowdhery et al. 2022, arXiv:2204.02311,
 appendix B) over the best throughput of products of matrices in the same process. MFU is their part of the time.
 How: a fresh process for each figure, the sizes in turn; each makes steps to warm up, then those that are measured.
-The number of rows is measured by ``streaming.py``.
+Rows on disk are measured by ``streaming.py``.
 
     python benchmarks/scaling.py
 """
@@ -79,8 +79,9 @@ def child(axis: str, size: int, steps: int, warm_up: int) -> dict[str, float]:
     plugins = load_plugins()
     config = EncoderConfig(name="minilm", max_length=512, dropout=0.0)
     encoder = load_encoder(config, plugins.locate_encoder("minilm"), attention="sdpa")
-    count, fewest, most, batch = (size, 10, 40, _BATCH) if axis == "tasks" else (1, size, size, _TOKENS // size)
-    rows = 2 * batch * (steps + warm_up)  # so that no text comes twice, which would be encoded once
+    fewest, most, batch = (size, size, _TOKENS // size) if axis == "tokens" else (10, 40, _BATCH)
+    count = size if axis == "tasks" else 1
+    rows = size if axis == "rows" else 2 * batch * (steps + warm_up)  # so that no text comes twice, which would be encoded once
     tasks = [task_of(number, fewest, most, rows) for number in range(count)]
     data = {task.name: measuring.load_task(task, plugins, encoder) for task in tasks}
     model, build, clock = measuring.make_model(encoder, data, 0), Builder(plugins), Clock(warm_up)
@@ -109,6 +110,7 @@ def in_fresh_process(axis: str, size: int, options: argparse.Namespace, number: 
 def main() -> None:
     parser = measuring.parser(__doc__)
     parser.add_argument("--tasks", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32], help="numbers of tasks")
+    parser.add_argument("--rows", type=int, nargs="*", default=[10**3, 10**4, 10**5, 10**6], help="numbers of rows")
     parser.add_argument("--lengths", type=int, nargs="*", default=[16, 32, 64, 128, 256, 512], help="tokens of a text")
     parser.add_argument("--steps", type=int, default=12, help="measured steps of a training")
     parser.add_argument("--warm-up", type=int, default=3, help="steps before them")
@@ -119,23 +121,23 @@ def main() -> None:
         axis, *sizes = options.child
         print(json.dumps(child(axis, *map(int, sizes))))
         return
-    sizes = [("tasks", size) for size in options.tasks] + [("tokens", size) for size in options.lengths]
+    given = {"tasks": options.tasks, "rows": options.rows, "tokens": options.lengths}
+    sizes = [(axis, size) for axis, found in given.items() for size in found]
     sides = {f"{size} {axis}": partial(in_fresh_process, axis, size, options) for axis, size in sizes}
     found, rows, figures = measuring.interleave(sides, options.repeats), [], dict[str, Any]()
     for (axis, size), (side, runs) in zip(sizes, found.items(), strict=True):
         base = found[f"{next(other for name, other in sizes if name == axis)} {axis}"]
-        unit = "rows" if axis == "tasks" else "tokens"
+        unit, scale = ("tokens", 1e6) if axis == "tokens" else ("rows", 1e3)
         each = [run["seconds"] / run[unit] for run in runs]
         first = [run["seconds"] / run[unit] for run in base]
         utilisation = Spread.of([100 * run["flops"] / run["throughput"] / run["seconds"] for run in runs])
         ratio = Spread.of([a / b for a, b in zip(each, first, strict=True)])
         figures[side] = {"ratio": ratio, "utilisation": utilisation, "runs": runs}
         limit = Spread.of([run["flops"] / run["throughput"] / run[unit] for run in runs]).median
-        scale = 1e3 if axis == "tasks" else 1e6
         times = [Spread.of([scale * one for one in each]).show(".1f"), f"{scale * limit:.1f}", ratio.show()]
         padding = Spread.of([100 * (1 - run["tokens"] / run["places"]) for run in runs]).median
         peak = Spread.of([run["peak"] / _MEGA for run in runs]).median
-        rows.append([f"{size} {axis}", *times, utilisation.show(".0f"), f"{padding:.0f}", f"{peak:,.0f}"])
+        rows.append([f"{size:,} {axis}", *times, utilisation.show(".0f"), f"{padding:.0f}", f"{peak:,.0f}"])
     columns = ["size", "ms an example or 1,000 tokens", "physical limit", "× the first", "MFU, %", "padding, %", "peak, MB"]
     measuring.publish("scaling", options, measuring.table(columns, rows), figures)
 
