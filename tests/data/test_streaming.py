@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import entity_rows, rating_rows, sentiment_rows
+from full_disk import room_for_files
 from safetensors.numpy import load_file
 from stopping_setup import PLUGIN, STOPPER
 
@@ -221,6 +222,12 @@ def test_an_error_names_the_row_and_bad_rows_are_dropped(bad, told, plugins, bac
     kept = without_bad(kind, kept, tokenizer)
     assert list(kept.numbers) == [number for number in range(1, 41) if number != 18]
     assert list(kept["text"]) == [row["text"] for place, row in enumerate(rows) if place != 17]
+
+
+def test_a_disk_without_room_is_named_with_a_way_out(tmp_path):
+    spool = Spool(tmp_path / "tokens")
+    with room_for_files(2**10), pytest.raises(DataError, match=r"tokens cannot be written: .*MTL_CACHE to another folder"):
+        spool.append(np.zeros(2**12))
 
 
 def test_memory_does_not_grow_with_the_rows(plugins, backend, tmp_path, monkeypatch):

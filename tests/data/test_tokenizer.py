@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from full_disk import room_for_files
 
 import mtl
 from mtl.data.batches import collate
@@ -9,6 +10,7 @@ from mtl.data.features import WindowError, featurize
 from mtl.data.rows import Rows
 from mtl.data.tokenizer import Tokenizer
 from mtl.data.vocabulary import Vocabulary
+from mtl.errors import CheckpointError
 from mtl.task import Task
 
 
@@ -43,6 +45,14 @@ def test_windows_come_out_of_the_cache_as_they_went_in(backend, tmp_path):
     first, again = (Tokenizer(backend, 6, tmp_path)(["the cat sat on a mat"], stride=1) for _ in range(2))
     assert again.origin.tolist() == first.origin.tolist()
     assert again.token_chars.values.tolist() == first.token_chars.values.tolist()
+
+
+def test_a_cache_without_room_is_named_and_left_as_it_was(backend, tmp_path):
+    texts = [f"bob {number}" for number in range(99)]
+    with room_for_files(2**10), pytest.raises(CheckpointError, match=r"safetensors cannot be written.*Is the disk full\?"):
+        Tokenizer(backend, 6, tmp_path)(texts)
+    assert not list(tmp_path.iterdir())
+    assert len(Tokenizer(backend, 6, tmp_path)(texts).input_ids) == 99
 
 
 def test_a_first_text_that_leaves_no_room_is_named(backend):

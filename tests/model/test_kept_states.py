@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from conftest import make_encoder
+from full_disk import room_for_files
 from torch.func import functional_call
 from torch.testing import assert_close
 
@@ -138,6 +139,17 @@ def test_a_full_store_goes_on_answering(folder, tmp_path, caplog):
     assert_close(encoder(inputs_of(encoder)).pooled, expected, rtol=1e-4, atol=1e-5)
     assert "takes no more" in caplog.text
     assert sum(path.stat().st_size for path in tmp_path.rglob("data.mdb")) <= 2**14
+
+
+def test_a_disk_without_room_is_warned_of_and_states_are_computed_each_time(folder, tmp_path, caplog, computed):
+    encoder = load(folder).eval()
+    expected = encoder(inputs_of(encoder)).pooled
+    encoder.keep_frozen(tmp_path, 2**24)
+    with room_for_files(2**14):
+        found = [encoder(inputs_of(encoder)).pooled for _ in range(2)]
+    assert_close(found, [expected, expected], rtol=1e-4, atol=1e-5)
+    assert computed == [5, 5]
+    assert caplog.text.count("takes no more") == 1
 
 
 def test_a_torn_store_is_made_again(folder, tmp_path, caplog):
