@@ -132,22 +132,6 @@ def test_gradients_are_torchjd_s_on_a_common_batch(world, method):
         assert_close(heads[name], parameter.grad, rtol=1e-6, atol=1e-12)
 
 
-def test_graddrop_draws_in_pieces_what_it_draws_on_the_whole(monkeypatch):
-    torch.manual_seed(0)
-    jacobian = torch.randn(3, 1000)
-    jacobian[:, 5] = 0
-    method = load_plugins().aggregations.get("graddrop")()
-    method.setup(["one", "two", "three"])
-    torch.manual_seed(1)
-    whole = method.combine(jacobian, torch.ones(3), jacobian @ jacobian.T).gradient
-    monkeypatch.setattr("mtl_plugins.torchjd_methods._PIECE", 64)
-    torch.manual_seed(1)
-    pieces = method.combine(jacobian, torch.ones(3), jacobian @ jacobian.T).gradient
-    assert torch.equal(whole, pieces)
-    assert whole[5] == 0
-    assert whole.abs().sum() > 0
-
-
 def test_tasks_with_different_rows_have_a_row_each_of_the_jacobian(world):
     model, batch_of = world
     draw = [batch_of("mood", rows=range(4)), batch_of("rating", rows=range(4, 12))]
