@@ -61,11 +61,12 @@ class Prefixed(nn.Module):
 class PrefixTuning(Adapter):
     """Put learned keys and values before those of the text, in the attention of every layer.
 
-    Li & Liang 2021, "Prefix-Tuning" (arXiv:2101.00190, equation 3), trained directly as by Liu et al. 2022, "P-Tuning v2"
-    (arXiv:2110.07602, section 3.3). It changes what the encoder gives from the start, and cannot be merged.
+    Li & Liang 2021, "Prefix-Tuning" (arXiv:2101.00190, equation 3), but trained directly, without a network that makes the
+    prefix, as Liu et al. 2022 do ("P-Tuning v2", arXiv:2110.07602). It changes what the encoder gives from the start, and
+    cannot be merged.
 
     Args:
-        length: How many there are.
+        length: How many of each a layer has.
     """
 
     length: Annotated[int, Field(ge=1, le=1024)] = 10
