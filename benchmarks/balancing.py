@@ -2,7 +2,7 @@
 
 Measured: seconds of ``fill_gradients`` and FLOPs (``torch.utils.flop_counter``), for 2, 4 and 8 classifications with rows
 of their own, 64 rows in all, of similar length, as batches are cut; messages of the bundled corpus, MiniLM, embeddings frozen, no
-dropout, float32. ``--rows`` and ``--precision`` are for other batches: the fewer rows a task has, the dearer is a pass for each.
+dropout, float32. ``--rows`` and ``--precision`` are for other batches.
 Against: plain joint training on the same rows, with all tasks in one pass; and with a pass for each (``batch.accumulate``), whose
 products of matrices are as small as those of a balanced step.
 How: all sides in turn in one process after a warm-up, under the settings of ``mtl run`` (deterministic algorithms, freed memory

@@ -21,17 +21,18 @@ _ROOM = "past_key_values"
 class _Before:
     """Stands where an attention of transformers looks for the keys and values of earlier tokens."""
 
-    def __init__(self, *states: Tensor) -> None:
-        self.states = states
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self.keys, self.values = keys, values
 
-    def update(self, *found: Any) -> tuple[Tensor, ...]:
+    def update(self, keys: Tensor, values: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
         """Return keys and values, each ``[rows, heads, tokens, size]``, with the prefix's before them."""
-        return tuple(torch.cat([_of_heads(own, of), of], 2) for own, of in zip(self.states, found, strict=False))
+        return _prepended(self.keys, keys), _prepended(self.values, values)
 
 
-def _of_heads(own: Tensor, of: Tensor) -> Tensor:
-    rows, heads, _, size = of.shape
-    return own.to(of.dtype).view(-1, heads, size).transpose(0, 1).expand(rows, -1, -1, -1)
+def _prepended(own: Tensor, states: Tensor) -> Tensor:
+    rows, heads, _, size = states.shape
+    first = own.to(states.dtype).view(-1, heads, size).transpose(0, 1).expand(rows, -1, -1, -1)
+    return torch.cat([first, states], 2)
 
 
 class Prefixed(nn.Module):
