@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 
@@ -23,18 +24,22 @@ class Combined:
     weights: Tensor | None = None
 
 
+def pieces(jacobian: Tensor, parameters: int = 2**17) -> Sequence[Tensor]:
+    """Return a Jacobian in pieces of so many ``parameters`` that a processor's cache holds what is made of one on the way."""
+    found: Sequence[Tensor] = torch.split(jacobian, parameters, dim=1)
+    return found
+
+
 class Aggregation(ABC):
     """Makes one gradient of several. Write one as a dataclass; its fields are its options.
 
     Attributes:
         every_task: Whether every task must be in every step.
         weighs: Whether what comes out is a weighted sum of the gradients, with weights that it tells.
-        looks_back: Whether it is to be told the losses of the same rows after the step, which costs a pass without a way back.
     """
 
     every_task: ClassVar[bool] = False
     weighs: ClassVar[bool] = True
-    looks_back: ClassVar[bool] = False
 
     def setup(self, tasks: Sequence[str]) -> None:
         """Get ready for a training with ``tasks``."""
@@ -48,6 +53,10 @@ class Aggregation(ABC):
             losses: ``[tasks]``, each a mean per predicted unit, times the task's weight.
             gramian: The products of the gradients, ``jacobian @ jacobian.T``, ``[tasks, tasks]``: a step makes them once.
         """
+
+    def looks_back(self) -> bool:
+        """Say whether it is to be told the losses of the same rows after this step, which costs a pass without a way back."""
+        return False
 
     def look_back(self, losses: Tensor) -> None:
         """Be told the losses after the step, ``[tasks]``."""

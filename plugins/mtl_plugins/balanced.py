@@ -16,7 +16,7 @@ from mtl.config import Choice
 from mtl.data.batches import Batch
 from mtl.errors import ConfigError
 from mtl.model.multitask import MultiTaskModel
-from mtl.training.aggregation import Aggregation
+from mtl.training.aggregation import Aggregation, Combined, pieces
 from mtl.training.draws import Batches, Draws
 from mtl.training.schedule import Schedule
 from mtl.training.strategy import Build, Draw, StepReport
@@ -111,16 +111,23 @@ class Balanced(mtl.Strategy):
                 add_gradient(parameter, gradient, share)
             losses.append(self._weights[name] * loss.detach())
             report.losses[name] = loss.detach()
-        names = list(report.losses)
-        gramian = jacobian @ jacobian.T
-        combined = self._aggregation.combine(jacobian, torch.stack(losses), gramian)
+        combined = self.balance(draw, jacobian, torch.stack(losses), report)
         for parameter, gradient in zip(self._balanced, _parted(combined.gradient, self._balanced), strict=True):
             add_gradient(parameter, gradient, 1.0)
+        return report
+
+    def balance(self, draw: Draw, jacobian: Tensor, losses: Tensor, report: StepReport) -> Combined:
+        """Make one of the gradients ``[tasks, parameters]``, and report how they were to each other."""
+        names, gramian = list(report.losses), torch.stack([piece @ piece.T for piece in pieces(jacobian)]).sum(0)
         report.gradients = look_at(gramian, names)
+        if not gramian.isfinite().all():  # no solver takes them; whoever trains says whose loss or gradient it is
+            weights = torch.full_like(losses, torch.nan)
+            return Combined(weights @ jacobian, weights)
+        combined = self._aggregation.combine(jacobian, losses, gramian)
         if combined.weights is not None:
             report.weights = dict(zip(names, combined.weights.tolist(), strict=True))
-        self._last = list(draw) if self._aggregation.looks_back else []
-        return report
+        self._last = list(draw) if self._aggregation.looks_back() else []
+        return combined
 
     def end_step(self, report: StepReport, progress: float) -> None:
         if self._last:

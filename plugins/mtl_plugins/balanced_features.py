@@ -10,7 +10,7 @@ from mtl.errors import ConfigError
 from mtl.model.encoded import POOLING, Encoded
 from mtl.model.multitask import MultiTaskModel
 from mtl.training.strategy import Draw, StepReport
-from mtl_plugins.balanced import Balanced, add_gradient, look_at
+from mtl_plugins.balanced import Balanced, add_gradient
 
 
 @dataclass
@@ -49,16 +49,10 @@ class BalancedFeatures(Balanced):
             rows.append((gradient * mask.unsqueeze(-1)).sum((0, 1)))
             losses.append(loss.detach())
             report.losses[name] = loss.detach() / self._weights[name]
-        jacobian = torch.stack(rows)
-        gramian = jacobian @ jacobian.T
-        combined = self._aggregation.combine(jacobian, torch.stack(losses), gramian)
+        combined = self.balance(draw, torch.stack(rows), torch.stack(losses), report)
         assert combined.weights is not None
         torch.autograd.backward(
             [states for states, _ in graphs],
             [weight * gradient for weight, (_, gradient) in zip(combined.weights, graphs, strict=True)],
         )
-        names = list(report.losses)
-        report.gradients = look_at(gramian, names)
-        report.weights = dict(zip(names, combined.weights.tolist(), strict=True))
-        self._last = list(draw) if self._aggregation.looks_back else []
         return report

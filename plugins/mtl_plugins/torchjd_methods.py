@@ -13,10 +13,11 @@ from pydantic import Field
 from torch import Tensor
 
 from mtl.errors import MissingExtraError
-from mtl.training.aggregation import Aggregation, Combined
+from mtl.training.aggregation import Aggregation, Combined, pieces
 
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Share = Annotated[float, Field(ge=0, le=1)]
+_Steps = Annotated[int, Field(ge=1)]
 
 
 @dataclass
@@ -40,8 +41,16 @@ class _FromTorchJD(Aggregation):
     def combine(self, jacobian: Tensor, losses: Tensor, gramian: Tensor) -> Combined:
         of_products = getattr(self._made, "gramian_weighting", None)
         with torch.no_grad():
-            weights = self._made.weighting(jacobian) if of_products is None else of_products(gramian)
+            weights = self._made.weighting(_root(gramian)) if of_products is None else of_products(gramian)
+        weights = weights.to(jacobian)
         return Combined(weights @ jacobian, weights)
+
+
+def _root(gramian: Tensor) -> Tensor:
+    """Return rows as few as the tasks, ``[tasks, tasks]`` in float64 on the CPU, whose products are those of the gradients."""
+    values, vectors = torch.linalg.eigh(gramian.cpu().double())
+    rows: Tensor = vectors * values.clamp(min=0).sqrt()
+    return rows
 
 
 @dataclass
@@ -89,7 +98,7 @@ class NashMTL(_FromTorchJD):
         every: Steps between two solutions; the weights of the last are used in between.
     """
 
-    every: Annotated[int, Field(ge=1)] = 1
+    every: _Steps = 1
     every_task: ClassVar[bool] = True
 
     made: ClassVar[str] = "NashMTL"
@@ -181,8 +190,13 @@ class GradDrop(_FromTorchJD):
     weighs: ClassVar[bool] = False
 
     def combine(self, jacobian: Tensor, losses: Tensor, gramian: Tensor) -> Combined:
+        # It takes or leaves all positive gradients of a parameter, and all negative ones: two sums stand for any number of tasks.
+        found = []
+        for piece in pieces(jacobian):
+            positive = piece.clamp(min=0).sum(0)
+            found.append(self._made(torch.stack([positive, piece.sum(0) - positive])))
         # Where all gradients are 0 the purity is 0 / 0: such a parameter stays.
-        return Combined(torch.nan_to_num(self._made(jacobian)))
+        return Combined(torch.cat(found).nan_to_num_())
 
 
 class _Scalarized(_FromTorchJD):
@@ -204,26 +218,39 @@ class FAMO(_Scalarized):
     Args:
         rate: Of the weights' own Adam.
         decay: Weight decay of the weights.
+        every: Steps between two looks at the losses after a step (1 in the paper), each of which is that pass.
     """
 
     rate: _Positive = 0.025
     decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-3
+    every: _Steps = 1
     every_task: ClassVar[bool] = True
-    looks_back: ClassVar[bool] = True
 
     made: ClassVar[str] = "FAMO"
 
+    def setup(self, tasks: Sequence[str]) -> None:
+        super().setup(tasks)
+        self._steps = 0
+
     def options(self, tasks: int) -> dict[str, Any]:
         return {"shape": tasks, "lr": self.rate, "weight_decay": self.decay}
+
+    def combine(self, jacobian: Tensor, losses: Tensor, gramian: Tensor) -> Combined:
+        self._steps += 1
+        return super().combine(jacobian, losses, gramian)
+
+    def looks_back(self) -> bool:
+        return self._steps % self.every == 0
 
     def look_back(self, losses: Tensor) -> None:
         self._made.update(losses)
 
     def state_dict(self) -> dict[str, Any]:
         adam = self._made._optimizer
-        return {"logits": self._made._w.detach(), "adam": {} if adam is None else adam.state_dict()}
+        return {"logits": self._made._w.detach(), "adam": {} if adam is None else adam.state_dict(), "steps": self._steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._steps = state["steps"]
         with torch.no_grad():
             self._made._w.copy_(state["logits"])
         if state["adam"]:

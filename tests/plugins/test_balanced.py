@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from mtl.model.encoded import Encoded
 from mtl.model.encoder import load_encoder
 from mtl.model.multitask import MultiTaskModel
 from mtl.plugins import load_plugins
+from mtl.training.aggregation import pieces
 from mtl.training.weighting import TaskLoss
 from mtl_plugins.balanced import Balanced
 from mtl_plugins.balanced_features import BalancedFeatures
@@ -282,6 +284,7 @@ def test_like_shares_are_an_equal_part_of_every_step(sampler, size, alike, encod
 AFTER_A_STOP = [
     *(pytest.param(name, "uniform", marks=needs_ecos if name == "nash-mtl" else ()) for name in METHODS),
     ("upgrad", "proportional"),
+    pytest.param({"name": "famo", "every": 2}, "uniform", id="famo-every-2"),
 ]
 
 
@@ -381,6 +384,28 @@ def test_the_mean_weighs_every_task_alike():
     assert combined.gradient.tolist() == [1.0, 2.0]
 
 
+def test_graddrop_keeps_one_sign_and_the_order_of_the_parameters(monkeypatch):
+    monkeypatch.setattr("mtl_plugins.torchjd_methods.pieces", partial(pieces, parameters=3))
+    method = load_plugins().aggregations.get("graddrop")()
+    method.setup(["a", "b", "c"])
+    jacobian = torch.tensor([[1.0, -2, 3, 0, 5, -6, 7], [1, -1, 0, 0, -5, 6, -7], [1, -1, 0, 0, -1, 1, 0]])
+    seen = torch.stack([method.combine(jacobian, torch.ones(3), jacobian @ jacobian.T).gradient for _ in range(200)])
+    assert [sorted(set(column.tolist())) for column in seen.T] == [[3], [-4], [3], [0], [-6, 5], [-6, 7], [-7, 7]]
+    assert float((seen[:, 4] > 0).float().mean()) == pytest.approx(5 / 11, abs=0.15)  # its purity
+
+
+def test_famo_looks_at_the_losses_after_every_so_many_steps(world):
+    model, batch_of = world
+    strategy = balanced(model, "upgrad")
+    strategy.aggregation = Choice(name="famo", every=3)
+    strategy.setup([TaskLoss(name, 1.0, 1.0) for name in TASKS], Builder(load_plugins()))
+    told = []
+    strategy._aggregation.look_back = told.append
+    for step in range(1, 8):
+        strategy.end_step(strategy.fill_gradients(model, [batch_of(name) for name in TASKS]), 0.5)
+        assert len(told) == step // 3
+
+
 @each(["nash-mtl", "gradvac", "famo", "gradnorm"])
 def test_a_method_that_needs_every_task_says_so(method, experiment_values, write_experiment, fails):
     values = experiment_values | {"strategy": {"name": "balanced", "aggregation": method}}
@@ -400,6 +425,18 @@ BAD = {
 @pytest.mark.parametrize(("options", "pieces"), BAD.values(), ids=BAD)
 def test_a_wrong_option_is_named(options, pieces, experiment_values, write_experiment, fails):
     fails("run", write_experiment(experiment_values | {"strategy": {"name": "balanced", **options}}), pieces=pieces)
+
+
+@each(METHODS)
+def test_a_loss_that_is_not_finite_is_left_for_the_loop_to_name(world, method, monkeypatch):
+    model, batch_of = world
+    made, loss = balanced(model, method), model.loss
+    monkeypatch.setattr(model, "loss", lambda name, *of: loss(name, *of) * (math.nan if name == "rating" else 1.0))
+    report = made.fill_gradients(model, [batch_of(name) for name in TASKS])
+    made.end_step(report, 0.5)
+    assert [name for name, value in report.losses.items() if not value.isfinite()] == ["rating"]
+    trained = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
+    assert not torch.nn.utils.get_total_norm([parameter.grad for parameter in trained]).isfinite()
 
 
 def test_one_task_cannot_be_balanced(experiment_values, write_experiment, fails):
