@@ -132,7 +132,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--test-rows", type=int, default=500, help="test rows")
     parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=SIDES, help="to look at one alone")
     parser.add_argument("--option", nargs="*", default=[], help="options of the adaptation, as steps=30")
-    parser.set_defaults(repeats=3)
+    parser.set_defaults(repeats=8)
     return parser.parse_args()
 
 
