@@ -290,6 +290,8 @@ def test_regression_reads_pairs_where_the_task_maps_them(backend):
     assert bi.sequences == 2
     assert alone.readable({"text"})
     assert not cross.readable({"text"})
+    with pytest.raises(ConfigError, match=r"'t': options\.pairing is of pairs, .* Add columns: \{text_pair: COLUMN\}"):
+        kind_of(Regression, options={"pairing": "bi"})
 
 
 @pytest.mark.parametrize(

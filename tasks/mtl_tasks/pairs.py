@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import mtl
 from mtl.data.rows import Rows
+from mtl.errors import ConfigError
 from mtl.kind import Request
+from mtl.metrics import Metric
 from mtl.task import Frozen
 
 
@@ -33,6 +35,14 @@ class OneTextOrTwo(mtl.TaskKind):
 
     roles = {"text": True, "text_pair": False, "label": True}
     Options = PairOptions
+
+    def __init__(self, task: mtl.Task, extra_metrics: Sequence[Metric] = ()) -> None:
+        super().__init__(task, extra_metrics)
+        if "pairing" in task.options and not self._reads_pairs:
+            raise ConfigError(
+                f"Task {task.name!r}: options.pairing is of pairs, and kind {task.kind!r} reads one text of a row unless it is told "
+                "of a second. Add columns: {text_pair: COLUMN}."
+            )
 
     @property
     def _reads_pairs(self) -> bool:
