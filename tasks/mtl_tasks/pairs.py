@@ -40,8 +40,8 @@ class OneTextOrTwo(mtl.TaskKind):
         super().__init__(task, extra_metrics)
         if "pairing" in task.options and not self._reads_pairs:
             raise ConfigError(
-                f"Task {task.name!r}: options.pairing is of pairs, and kind {task.kind!r} reads one text of a row unless it is told "
-                "of a second. Add columns: {text_pair: COLUMN}."
+                f"Task {task.name!r}: options.pairing is of pairs, and kind {task.kind!r} reads one text of a row unless it is "
+                "told of a second. Add columns: {text_pair: COLUMN}."
             )
 
     @property
