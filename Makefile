@@ -18,7 +18,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# About two hours on a quiet machine. Three need DATA=path/to/data with trec/ and subj/ in it, one sst2/ and mr/ too;
+# More than an hour on a quiet machine. Three need DATA=path/to/data with trec/ and subj/ in it, one sst2/ and mr/ too;
 # meta.py needs learn2learn. The results are appended to benchmarks/results.
 bench: $(STAMP) peers
 	DATA="$(DATA)" $(BIN)/python benchmarks/loop_overhead.py

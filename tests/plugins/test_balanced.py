@@ -32,6 +32,7 @@ from mtl_plugins.balanced import Balanced
 from mtl_plugins.balanced_features import BalancedFeatures
 from mtl_plugins.gradnorm import GradNorm
 from mtl_plugins.mean import Mean
+from mtl_tasks.regression import Regression
 
 torchjd = pytest.importorskip("torchjd", reason="needs the extra gradient")
 needs_ecos = pytest.mark.skipif(find_spec("ecos") is None, reason="ecos has no wheel for Python 3.13")
@@ -388,6 +389,7 @@ def test_graddrop_keeps_one_sign_and_the_order_of_the_parameters(monkeypatch):
     monkeypatch.setattr("mtl_plugins.torchjd_methods.pieces", partial(pieces, parameters=3))
     method = load_plugins().aggregations.get("graddrop")()
     method.setup(["a", "b", "c"])
+    torch.manual_seed(0)
     jacobian = torch.tensor([[1.0, -2, 3, 0, 5, -6, 7], [1, -1, 0, 0, -5, 6, -7], [1, -1, 0, 0, -1, 1, 0]])
     seen = torch.stack([method.combine(jacobian, torch.ones(3), jacobian @ jacobian.T).gradient for _ in range(200)])
     assert [sorted(set(column.tolist())) for column in seen.T] == [[3], [-4], [3], [0], [-6, 5], [-6, 7], [-7, 7]]
@@ -437,6 +439,15 @@ def test_a_loss_that_is_not_finite_is_left_for_the_loop_to_name(world, method, m
     assert [name for name, value in report.losses.items() if not value.isfinite()] == ["rating"]
     trained = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
     assert not torch.nn.utils.get_total_norm([parameter.grad for parameter in trained]).isfinite()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "method"), [("balanced", "graddrop"), ("balanced", "cagrad"), ("balanced-features", "cagrad")]
+)
+def test_a_loss_that_is_not_finite_ends_the_run(strategy, method, experiment_values, write_experiment, fails, monkeypatch):
+    monkeypatch.setattr(Regression, "loss", lambda self, outputs, batch: outputs.sum() * math.nan)
+    values = experiment_values | {"strategy": {"name": strategy, "aggregation": method}}
+    fails("run", write_experiment(values), pieces=("The loss of task 'rating' is nan",))
 
 
 def test_one_task_cannot_be_balanced(experiment_values, write_experiment, fails):
