@@ -60,8 +60,18 @@ def prototypes(features: Tensor, answers: Tensor, ways: int, names: Names | None
         ways: How many classes.
         names: Added as support rows.
     """
-    member = one_hot(answers, ways).to(features.dtype)
-    sums, counts = member.T @ features, member.sum(0)
+    return class_means(features, one_hot(answers, ways).to(features.dtype), names)
+
+
+def class_means(features: Tensor, shares: Tensor, names: Names | None = None) -> Tensor:
+    """Return each class's mean vector, a unit counting for a class by its share, ``[ways, features]``.
+
+    Args:
+        features: ``[units, features]``.
+        shares: How much each unit is of each class, ``[units, ways]``.
+        names: Added as support rows.
+    """
+    sums, counts = shares.T @ features, shares.sum(0)
     if names is not None:
         sums, counts = sums + names.weight * names.vectors, counts + names.weight
     return sums / counts.clamp(min=1e-12).unsqueeze(-1)

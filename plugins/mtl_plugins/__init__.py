@@ -76,6 +76,7 @@ def mtl_register_adaptations(register: Register) -> None:
     register("matching", "mtl_plugins.matching:Matching")
     register("prototype", "mtl_plugins.prototype:Prototype")
     register("ridge", "mtl_plugins.ridge:Ridge")
+    register("soft-k-means", "mtl_plugins.soft_k_means:SoftKMeans")
     register("top-layers", "mtl_plugins.top_layers:TopLayers")
 
 

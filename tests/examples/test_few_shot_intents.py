@@ -28,7 +28,7 @@ def test_the_example_of_few_shot_intents_runs(encoder_folder, tmp_path, monkeypa
     finished = mtl.load_experiment(ROOT / "examples" / "few_shot_intents.yaml", overrides).run()
     none, protonet = (run["results"] for run in finished.runs)
     figures = [next(iter(run["targets"].values()))["figures"]["test"] for run in (none, protonet)]
-    assert [list(found) for found in figures] == [["prototype"], ["inner-loop"]]
+    assert [list(found) for found in figures] == [["prototype", "soft-k-means"], ["inner-loop", "soft-k-means"]]
     assert all(len(found[shots]) == 3 for by in figures for found in by.values() for shots in ("1", "5"))
     manifests = [json.loads(path.read_text()) for path in finished.folder.glob("manifests/test-*.json")]
     assert len(manifests) == 1  # read by both

@@ -30,9 +30,10 @@ from mtl_plugins.lora import LoRA
 from mtl_plugins.matching import Matching
 from mtl_plugins.prototype import Prototype
 from mtl_plugins.ridge import Ridge
+from mtl_plugins.soft_k_means import SoftKMeans
 from mtl_plugins.top_layers import TopLayers
 
-OF_FEATURES = [Prototype(), Prototype(metric="euclidean"), Ridge(), Logistic(), Matching()]
+OF_FEATURES = [Prototype(), Prototype(metric="euclidean"), Ridge(), Logistic(), Matching(), SoftKMeans()]
 TUNING = [HeadOnly(), TopLayers(layers=1, rate=1e-3), FullFineTuning(rate=1e-3)]
 PULLING = [Contrastive(rate=1e-3), Contrastive(rate=1e-3, layers=1)]
 
@@ -93,7 +94,7 @@ def test_values_are_learned(encoder, adaptation):
     assert measure(space, episode_of(target, 24), adaptation) < 0.8 * trivial_of(target, space.pool)
 
 
-@pytest.mark.parametrize("adaptation", [Prototype(), Logistic(), Contrastive()], ids=name_of)
+@pytest.mark.parametrize("adaptation", [Prototype(), Logistic(), Contrastive(), SoftKMeans()], ids=name_of)
 def test_values_are_refused_where_classes_are_needed(encoder, adaptation):
     target = load(encoder, splits(rating_rows(32)), "regression")
     with pytest.raises(ConfigError, match="needs classes, and the target has values. Use ridge"):
@@ -182,6 +183,45 @@ def test_names_alone_answer_with_no_shots(space):
     assert measure(space, episode, Prototype(name_weight=1.0)) > 0.6
     predictor = Prototype(name_weight=0.5, scale=1.0).adapt(space, EpisodeRows("topic", (2, 0), (), ()))
     assert_close(predictor.head.weight, space.names[[2, 0]])
+
+
+@pytest.mark.parametrize("weight", [0.0, 2.0], ids=["no names", "names"])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_soft_k_means_counts_each_query_for_every_class_by_its_share(space, steps, weight):
+    episode = EpisodeRows("topic", (2, 0), (1, 4, 2), (31, 32, 34, 35, 37))  # two dogs and a bob
+    found = SoftKMeans(scale=3.0, steps=steps, name_weight=weight).adapt(space, episode).head.weight
+    names, (dog, again, bob), queries = space.names[[2, 0]], space.features[[1, 4, 2]], space.features[list(episode.query)]
+    sums = torch.stack([dog + again + weight * names[0], bob + weight * names[1]])
+    counts = torch.tensor([2.0, 1.0]) + weight
+    means = sums / counts[:, None]
+    for _ in range(steps):
+        shares = torch.stack([torch.softmax(3 * normalize(means, dim=-1) @ query, 0) for query in queries])
+        means = torch.stack([sums[n] + sum(s[n] * q for s, q in zip(shares, queries, strict=True)) for n in (0, 1)])
+        means = means / (counts + shares.sum(0))[:, None]
+    assert_close(found, 3 * normalize(means, dim=-1))
+
+
+def test_soft_k_means_moves_the_border_to_where_the_queries_part(space):
+    # A cat at 0° and a dog at 45°, so that the border is at 22.5°; those asked lie around 20° and around 80°.
+    angles = torch.deg2rad(torch.tensor([0.0, 45, *(10, 20, 25, 30), *(60, 80, 90, 100)]))
+    given(space, torch.stack([angles.cos(), angles.sin()], dim=-1))
+    episode = EpisodeRows("topic", (1, 2), (0, 1), tuple(range(2, 10)))
+    alone, together = (found.adapt(space, episode)(episode.query).argmax(-1).tolist() for found in (Prototype(), SoftKMeans()))
+    assert alone == [0, 0, 1, 1, 1, 1, 1, 1]
+    assert together == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_soft_k_means_leaves_out_what_is_no_word(encoder):
+    target = load(encoder, splits(entity_rows(16)), "token-classification")
+    space, episode = Space(encoder, target, pool_of(target)), episode_of(target, 2)
+    found = SoftKMeans().adapt(space, episode).head.weight
+    space.__dict__["features"] = torch.nn.functional.pad(space.features, (0, 0, 0, 50))  # places without a word
+    assert_close(SoftKMeans().adapt(space, episode).head.weight, found)
+
+
+def test_soft_k_means_needs_rows_that_it_is_asked(space):
+    with pytest.raises(ConfigError, match="learns from the rows that it will be asked as well.* Take prototype"):
+        SoftKMeans().adapt(space, EpisodeRows("topic", (2, 0), (1, 4, 2), ()))
 
 
 @pytest.mark.parametrize("adaptation", [*OF_FEATURES, *TUNING], ids=name_of)
@@ -291,7 +331,7 @@ def test_fine_tuning_lowers_the_loss_of_the_support(space):
     assert losses[1] < 0.8 * losses[0]
 
 
-@pytest.mark.parametrize("adaptation", [*OF_FEATURES, *TUNING, *PULLING], ids=name_of)
+@pytest.mark.parametrize("adaptation", [*OF_FEATURES[:-1], *TUNING, *PULLING], ids=name_of)  # soft k-means looks at them
 def test_the_queries_are_not_looked_at(space, adaptation):
     episode = episode_of(space.target, 2)
     other = EpisodeRows("topic", episode.classes, episode.support, (0, 1, 2))
