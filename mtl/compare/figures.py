@@ -60,6 +60,10 @@ class Method:
     planned: int = 0
     planned_for: dict[Question, int] = field(default_factory=dict)
 
+    def goes_by(self, name: str | None) -> bool:
+        """Say whether ``name`` is this method's label, or that of its cell."""
+        return name in (self.label, self.column)
+
 
 def of_tasks(columns: Sequence[Column]) -> list[Method]:
     """Return what each column has of the tasks that were trained: one figure a run."""

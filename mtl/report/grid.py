@@ -108,7 +108,7 @@ def read_grid(folder: Path, comparison: Mapping[str, Any] | None, results: Seque
     tasks, targets = of_tasks(columns), of_targets(columns)
     check_baseline(wanted, [*tasks, *targets])
     findings = [
-        find(title, methods, wanted if any(method.label == wanted for method in methods) else usual)
+        find(title, methods, wanted if any(method.goes_by(wanted) for method in methods) else usual)
         for title, methods, usual in ((_TASKS, tasks, "single"), (_TARGETS, targets, "none"))
         if methods
     ]

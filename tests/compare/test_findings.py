@@ -160,6 +160,21 @@ def test_a_baseline_that_is_not_there_is_refused():
         check_baseline("jiont", methods)
 
 
+def test_a_cell_with_several_adaptations_is_a_baseline_by_its_first():
+    results = [*targets("none", 0.0), *targets("joint", 0.1)]
+    for result in results:
+        for about in result["targets"].values():
+            for by_adaptation in about["figures"].values():
+                by_adaptation["soft-k-means"] = next(iter(by_adaptation.values()))
+    methods = of_targets(columns(results))
+    check_baseline("none", methods)
+    labels = [method.label for method in methods]
+    assert len(labels) == 4
+    assert labels[1] == "none, soft-k-means"
+    assert find("Targets", methods, "none").baseline == labels[0]
+    assert find("Targets", methods, "none, soft-k-means").baseline == "none, soft-k-means"
+
+
 def test_an_undefined_figure_is_left_out():
     results = [*SINGLE, run("joint", 0, tasks={"mood": task(None)})]
     found = find("Tasks", of_tasks(columns(results)), "single")
