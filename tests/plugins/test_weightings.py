@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from mtl.errors import UnknownNameError
 from mtl.training.weighting import TaskLoss
 from mtl_plugins.dwa import DynamicWeightAverage
+from mtl_plugins.imtl_l import IMTLL
 from mtl_plugins.random_weighting import RandomWeighting
 from mtl_plugins.static import Static
 from mtl_plugins.uncertainty import Uncertainty
@@ -174,3 +175,35 @@ def test_the_weighted_loss_moves_linearly_with_the_loss(make):
     weighting.begin_step()
     one, two, three = (weighting.weigh("a", torch.tensor(loss)).item() for loss in (1.0, 2.0, 3.0))
     assert three - two == pytest.approx(two - one)
+
+
+@pytest.mark.parametrize(
+    ("weighting", "scalarizer", "factor"),
+    [(Uncertainty(), "UW", SQUARED), (IMTLL(), "IMTLL", SOFTMAX)],
+    ids=["uncertainty", "imtl-l"],
+)
+def test_with_all_tasks_there_a_learned_weighting_is_that_of_torchjd(weighting, scalarizer, factor):
+    made = getattr(pytest.importorskip("torchjd.scalarization"), scalarizer)(2)
+    weighting.setup([TaskLoss(name, 1.0, factor) for name in "ab"])
+    learned = torch.tensor([0.4, -0.9])
+    for parameter, value in zip(weighting.parameters(), learned, strict=True):
+        parameter.data.fill_(value)
+    next(made.parameters()).data.copy_(learned)
+    values, others = (torch.tensor([1.5, 0.2], requires_grad=True) for _ in range(2))
+    ours = weighting.weigh("a", values[0]) + weighting.weigh("b", values[1])
+    theirs = made(others)
+    ours.backward()
+    theirs.backward()
+    assert_close((ours, values.grad), (theirs, others.grad), rtol=1e-6, atol=0)
+    assert_close(torch.stack([parameter.grad for parameter in weighting.parameters()]), next(made.parameters()).grad)
+
+
+def test_with_all_tasks_there_dwa_weighs_as_torchjd_does():
+    made = pytest.importorskip("torchjd.scalarization").DWA(temperature=2.0)
+    weighting = ready(DynamicWeightAverage(temperature=2.0, periods=4))
+    for progress, losses in ((0.25, [4.0, 2.0]), (0.5, [2.5, 1.9]), (0.75, [2.0, 0.7])):
+        made(torch.tensor(losses))
+        made.step()
+        period(weighting, progress, a=losses[0], b=losses[1])
+    values = torch.tensor([1.5, 0.2])
+    assert_close(weighting.weigh("a", values[0]) + weighting.weigh("b", values[1]), made(values))
