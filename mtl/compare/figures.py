@@ -61,8 +61,8 @@ class Method:
     planned_for: dict[Question, int] = field(default_factory=dict)
 
     def goes_by(self, name: str | None) -> bool:
-        """Say whether ``name`` is this method's label, or that of its cell."""
-        return name in (self.label, self.column)
+        """Say whether ``name`` is this method's label, or that of its column where that has one model."""
+        return name == self.label or (name == self.column and not self.group)
 
 
 def of_tasks(columns: Sequence[Column]) -> list[Method]:

@@ -81,7 +81,7 @@ def find(title: str, methods: Sequence[Method], baseline: str | None) -> Finding
     Args:
         title: What their figures are of.
         methods: What was tried.
-        baseline: The label, the cell or the strategy of what all are compared with.
+        baseline: The label, the column or the strategy of what all are compared with.
 
     Raises:
         GridError: If there is no such baseline though it was asked for by its label.
@@ -103,7 +103,7 @@ def find(title: str, methods: Sequence[Method], baseline: str | None) -> Finding
 
 
 def check_baseline(label: str | None, methods: Sequence[Method]) -> None:
-    """Check that the baseline that was asked for is there: a method, or a cell, whose first adaptation it then is.
+    """Check that the baseline that was asked for is there, by its label or by that of its column, whose first adaptation it is.
 
     Raises:
         GridError: If it is not.
@@ -117,11 +117,9 @@ def check_baseline(label: str | None, methods: Sequence[Method]) -> None:
 
 
 def _baseline(methods: Sequence[Method], wanted: str | None) -> Method | None:
-    """Return the method of that label, else the first of that cell, else of that strategy, that is one model for all."""
-    whole = [method for method in methods if not method.group]
-    named = [method for method in methods if method.label == wanted]
-    named += [method for method in whole if method.column == wanted]
-    return next(iter([*named, *(method for method in whole if method.strategy == wanted)]), None)
+    """Return the first method that goes by that name, else the first of that strategy that is one model for all."""
+    named = [method for method in methods if method.goes_by(wanted)]
+    return next(iter([*named, *(method for method in methods if method.strategy == wanted and not method.group)]), None)
 
 
 def _differences(method: Method, base: Method) -> dict[Place, Difference]:

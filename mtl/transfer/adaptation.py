@@ -48,7 +48,7 @@ class Adaptation(ABC):
 
     @abstractmethod
     def adapt(self, space: Space, episode: EpisodeRows) -> Predictor:
-        """Learn from an episode's support. The queries are not looked at.
+        """Learn from an episode's support. The queries are not looked at, but by a method that says that it is transductive.
 
         Raises:
             ConfigError: If the target cannot be learned in this way.
@@ -59,11 +59,19 @@ class FeatureAdaptation(Adaptation):
     """An adaptation that leaves the encoder as it is and makes a linear layer of the support's features."""
 
     def adapt(self, space: Space, episode: EpisodeRows) -> Predictor:
-        features, answers = space.support(episode)
+        features, answers, names = self.given(space, episode)
+        return LinearPredictor(space, self.fit(features, answers, len(space.outputs(episode)), names))
+
+    def given(self, space: Space, episode: EpisodeRows) -> tuple[Tensor, Tensor, Names | None]:
+        """Return the support's features and answers, and the classes' names where they are to be read.
+
+        Raises:
+            ConfigError: If there is neither.
+        """
         names = self.names(space, episode)
         if names is None:
             need_support(space, episode)
-        return LinearPredictor(space, self.fit(features, answers, len(space.outputs(episode)), names))
+        return *space.support(episode), names
 
     def names(self, space: Space, episode: EpisodeRows) -> Names | None:
         """Return the classes' names where they are to be read."""

@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 from mtl.data.episodes import EpisodeRows
 from mtl.errors import ConfigError
 from mtl.meta.closed_form import class_means
-from mtl.transfer.adaptation import LinearPredictor, Predictor, need_support, refuse_values
+from mtl.transfer.adaptation import LinearPredictor, Predictor, refuse_values
 from mtl.transfer.space import Space
 from mtl_plugins.prototype import NEAREST, Prototype
 
@@ -36,11 +36,8 @@ class SoftKMeans(Prototype):
     steps: Annotated[int, Field(ge=1)] = 10
 
     def adapt(self, space: Space, episode: EpisodeRows) -> Predictor:
-        features, answers = space.support(episode)
+        features, answers, names = self.given(space, episode)
         refuse_values(answers, "soft-k-means")
-        names = self.names(space, episode)
-        if names is None:
-            need_support(space, episode)
         if not episode.query:
             raise ConfigError(
                 "Adaptation 'soft-k-means' learns from the rows that it will be asked as well, all together, and here there are "

@@ -175,6 +175,12 @@ def test_a_cell_with_several_adaptations_is_a_baseline_by_its_first():
     assert find("Targets", methods, "none, soft-k-means").baseline == "none, soft-k-means"
 
 
+def test_a_column_of_several_models_is_no_baseline_of_transfer():
+    methods = of_targets(columns([*targets("none", 0.0), *targets("single", 0.1, ("travel", "work"))]))
+    assert [method.goes_by("single") for method in methods] == [False, False, False]
+    assert [method.goes_by("single: work") for method in methods] == [False, False, True]
+
+
 def test_an_undefined_figure_is_left_out():
     results = [*SINGLE, run("joint", 0, tasks={"mood": task(None)})]
     found = find("Tasks", of_tasks(columns(results)), "single")

@@ -183,7 +183,7 @@ def test_the_weighted_loss_moves_linearly_with_the_loss(make):
     ids=["uncertainty", "imtl-l"],
 )
 def test_with_all_tasks_there_a_learned_weighting_is_that_of_torchjd(weighting, scalarizer, factor):
-    made = getattr(pytest.importorskip("torchjd.scalarization"), scalarizer)(2)
+    made = getattr(pytest.importorskip("torchjd.scalarization", reason="needs the extra gradient"), scalarizer)(2)
     weighting.setup([TaskLoss(name, 1.0, factor) for name in "ab"])
     learned = torch.tensor([0.4, -0.9])
     for parameter, value in zip(weighting.parameters(), learned, strict=True):
@@ -199,7 +199,7 @@ def test_with_all_tasks_there_a_learned_weighting_is_that_of_torchjd(weighting, 
 
 
 def test_with_all_tasks_there_dwa_weighs_as_torchjd_does():
-    made = pytest.importorskip("torchjd.scalarization").DWA(temperature=2.0)
+    made = pytest.importorskip("torchjd.scalarization", reason="needs the extra gradient").DWA(temperature=2.0)
     weighting = ready(DynamicWeightAverage(temperature=2.0, periods=4))
     for progress, losses in ((0.25, [4.0, 2.0]), (0.5, [2.5, 1.9]), (0.75, [2.0, 0.7])):
         made(torch.tensor(losses))

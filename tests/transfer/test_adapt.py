@@ -141,6 +141,7 @@ def test_transfer_of_bundles_stands_beside_the_untouched_encoder(trained, encode
         (["--name", "x", "--kind", "clasification"], ("'clasification'", "classification")),
         (["--name", "x", "--adaptation", "inner-loop"], ("inner loop", "prototype")),
         (["--name", "x", "--adaptation", "matching"], ("support", "ridge")),
+        (["--name", "x", "--adaptation", "soft-k-means"], ("all together", "prototype")),
         (["--name", "x", "--adaptation", "ridge", "--set", "penalti=1"], ("'penalti'", "penalty")),
         (["--name", "x", "--set", "penalty=1"], ("--adaptation",)),
         (["--name", "x", "--adaptation", "ridge", "--set", "penalty=["], ("--set penalty=[", "not valid YAML")),
