@@ -265,8 +265,9 @@ def _show_plan(experiment: Any, jobs: int | None, as_json: bool) -> None:
     distinct = {each.cell.folder: each for each in found}.values()
     known = sum(each.seconds or 0.0 for each in distinct) / 60 / at_a_time
     unknown = sum(each.seconds is None for each in distinct)
-    total = f"{len(found)} cells in {len(distinct)} folders, {at_a_time} at a time: about {known:.1f} minutes"
-    total += f", and {unknown} cells of which nothing is known yet." if unknown else "."
+    takes = [f"about {known:.1f} minutes"] if unknown < len(distinct) else []
+    takes += [f"{unknown} cells of which nothing is known yet"] if unknown else []
+    total = f"{len(found)} cells in {len(distinct)} folders, {at_a_time} at a time: {', and '.join(takes)}."
     show_tables([Table("Cells", ["cell", "folder", "minutes", "known from"], rows, [total], figures=False)])
 
 

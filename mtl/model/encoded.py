@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from mtl.errors import EncoderError
 
@@ -113,16 +114,41 @@ def _pool_max(states: Tensor, mask: Tensor) -> Tensor:
 POOLING = {"mean": _pool_mean, "cls": _pool_cls, "max": _pool_max}
 
 
-_GROUP_ROWS, _GROUP_SHARE, _WASTE = 8, 0.7, 0.25
+_GROUP_SHARE, _WASTE = 0.7, 0.1
 
 
-def groups_by_length(mask: Tensor) -> list[tuple[Tensor, int]] | None:
-    """Part a batch of very different lengths into groups of similar ones: their rows, and the longest of each.
+def by_length(
+    mask: Tensor,
+    inputs: Mapping[str, Tensor],
+    states: Tensor | None,
+    least: int,
+    run: Callable[[Mapping[str, Tensor], Tensor | None, Tensor | None], Tensor],
+) -> Tensor:
+    """Run a batch, in groups of similar lengths where much of the work would be padding, and return its rows in order.
 
-    Most of the work on such a batch would be padding. On a GPU a batch is left whole: there reading the lengths would
-    cost more than it saves.
+    On a GPU a batch is left whole: there reading the lengths would cost more than it saves.
+
+    Args:
+        mask: 1 for tokens, 0 for padding, ``[sequences, tokens]``; ``inputs`` may have one that hides some of them.
+        inputs: ``[sequences, tokens]`` each.
+        states: What is known of them, ``[sequences, tokens, hidden]``, if anything is.
+        least: Rows that a group has at least.
+        run: From a group's inputs, its states and the numbers of its rows in order (``None``: all) to ``[rows, tokens, ...]``.
     """
-    if mask.device.type != "cpu" or len(mask) < 2 * _GROUP_ROWS:
+    groups = _groups(mask, least)
+    if groups is None:
+        return run(inputs, states, None)
+    parts = []
+    for rows, longest in groups:
+        own = {name: value[rows, :longest] for name, value in inputs.items()}
+        found = run(own, None if states is None else states[rows, :longest], rows)
+        parts.append(nn.functional.pad(found, (0, 0, 0, mask.shape[1] - longest)))
+    return torch.cat(parts)[torch.cat([rows for rows, _ in groups]).argsort()]
+
+
+def _groups(mask: Tensor, least: int) -> list[tuple[Tensor, int]] | None:
+    """Part rows of very different lengths into groups of similar ones: their numbers, and the longest of each."""
+    if mask.device.type != "cpu" or len(mask) < 2 * least:
         return None
     lengths = mask.sum(1)
     if float(lengths.sum()) > (1 - _WASTE) * mask.numel():
@@ -131,6 +157,7 @@ def groups_by_length(mask: Tensor) -> list[tuple[Tensor, int]] | None:
     ordered = lengths[order].tolist()
     starts = [0]
     for place, length in enumerate(ordered):
-        if place - starts[-1] >= _GROUP_ROWS and length < _GROUP_SHARE * ordered[starts[-1]]:
+        if place - starts[-1] >= least and length < _GROUP_SHARE * ordered[starts[-1]]:
             starts.append(place)
-    return [(order[start:end], ordered[start]) for start, end in zip(starts, [*starts[1:], len(ordered)], strict=True)]
+    ends = [*starts[1:], len(ordered)]
+    return [(order[start:end].sort().values, ordered[start]) for start, end in zip(starts, ends, strict=True)]

@@ -20,7 +20,7 @@ from mtl.errors import EncoderError
 from mtl.model.adapters import ADAPTERS_FILE, Adapter, Adapters, Routed
 from mtl.model.checkpointing import Recompute, recompute_layers
 from mtl.model.compiling import Compiled
-from mtl.model.encoded import POOLING, Encoded, Layers, groups_by_length
+from mtl.model.encoded import POOLING, Encoded, Layers, by_length
 from mtl.model.kept_states import KeptStates, key_of
 from mtl.model.parts import embeddings_of, layers_of
 from mtl.model.precision import Precision, computing, in_bfloat16, round_shape
@@ -135,25 +135,21 @@ class Encoder(nn.Module):
         seen = self._hide(mask)
         inputs = {**inputs, "attention_mask": seen}
         if states is None or depth < len(self.layers()):
-            groups = groups_by_length(mask)
-            if groups is None:
-                states = self._above(inputs, states, depth, owners)
-            else:
-                parts = []
-                if owners:  # those of a task side by side again
-                    groups = [(rows.sort().values, longest) for rows, longest in groups]
-                for rows, longest in groups:
-                    own = {name: value[rows, :longest] for name, value in inputs.items()}
-                    theirs = None if owners is None else [owners[row] for row in rows.tolist()]
-                    parts.append(self._above(own, None if states is None else states[rows, :longest], depth, theirs))
-                padded = [nn.functional.pad(part, (0, 0, 0, mask.shape[1] - part.shape[1])) for part in parts]
-                order = torch.cat([rows for rows, _ in groups]).argsort()
-                states = torch.cat(padded)[order]
+
+            def above(part: Mapping[str, Tensor], lower: Tensor | None, rows: Tensor | None) -> Tensor:
+                theirs = owners if owners is None or rows is None else [owners[row] for row in rows.tolist()]
+                return self._above(part, lower, depth, theirs)
+
+            states = by_length(mask, inputs, states, self._least(mask), above)
         pool, layers = POOLING[self.pooling], None
         if self.mixing:
             layers, states = Layers(states, seen, pool), states[..., -self.hidden :]
         embeddings: Tensor = self.backbone.get_input_embeddings().weight
         return Encoded(states, mask, pool(states, seen), embeddings=embeddings, layers=layers)
+
+    def _least(self, mask: Tensor) -> int:
+        """Return how many rows a group of similar lengths has at least: in bfloat16 on a CPU every new shape has a cost."""
+        return 8 if in_bfloat16(self.precision, mask.device) else 4
 
     def _hide(self, mask: Tensor) -> Tensor:
         """Return a mask without the tokens that are hidden this time; the first is never among them."""
@@ -165,13 +161,18 @@ class Encoder(nn.Module):
 
     def trunk(self, inputs: Mapping[str, Tensor], depth: int) -> Tensor:
         """Return the states that enter layer ``depth``, or leave the last one, ``[sequences, tokens, hidden]``."""
-        rows, tokens = inputs["attention_mask"].shape
         lower = self._kept_of(inputs) if depth >= self.frozen_depth else None
         if lower is not None and depth == self.frozen_depth:
             return lower
-        inputs, lower = round_shape(inputs, lower, self.precision)
-        with nullcontext() if lower is None else self._cut(lower, self.frozen_depth):
-            return self._below(inputs, depth)[:rows, :tokens]
+
+        def below(part: Mapping[str, Tensor], states: Tensor | None, _: Tensor | None) -> Tensor:
+            rows, tokens = part["attention_mask"].shape
+            part, states = round_shape(part, states, self.precision)
+            with nullcontext() if states is None else self._cut(states, self.frozen_depth):
+                return self._below(part, depth)[:rows, :tokens]
+
+        mask = inputs["attention_mask"]
+        return by_length(mask, inputs, lower, self._least(mask), below)
 
     def keep_frozen(self, folder: Path, most_bytes: int) -> None:
         """Keep on disk what leaves the frozen layers, so that a sequence goes through them once. They have no dropout then.

@@ -332,9 +332,22 @@ def test_a_batch_of_very_different_lengths_is_encoded_in_groups_to_the_same(arch
     assert grouped.states.shape == whole.shape
     assert_close(grouped.states[known], whole[known], rtol=0, atol=1e-6)
     for depth in (1, 3):
-        parts = encoder(inputs, encoder.trunk(inputs, depth), depth)
+        shapes.clear()
+        trunk = encoder.trunk(inputs, depth)
+        assert len(shapes) > 1
+        parts = encoder(inputs, trunk, depth)
         assert_close(parts.states[known], whole[known], rtol=0, atol=1e-6)
         assert_close(parts.pooled, grouped.pooled, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@torch.no_grad()
+def test_groups_are_larger_in_bfloat16_where_every_shape_has_a_cost(precision):
+    encoder, calls = small("Bert"), []
+    encoder.precision = precision
+    encoder.backbone.register_forward_hook(lambda *_: calls.append(1))
+    encoder(ragged(UNEQUAL[:12]))
+    assert (len(calls) > 1) == (precision == "fp32")
 
 
 @pytest.mark.parametrize("lengths", [[40, 3, 4], [20] * 20, [20, 18, 16] * 8])
