@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ _SIZE = (7.0, 4.0)
 _DPI = 130
 #: Okabe & Ito's palette, told apart by colour-blind readers as well.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+#: What tells the ninth from the first: of lines, and of bars.
+_LINES, _HATCHES = ("-", "--", ":"), ("", "///", "...")
+_LEGEND_COLUMNS = 3
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -92,10 +96,11 @@ def _curves(
         if smooth and len(ys) > 20:
             axes.plot(xs, ys, color=colour, alpha=0.2, linewidth=0.8)
             ys = _running_mean(ys, max(5, len(ys) // 20))
-        axes.plot(xs, ys, label=task, color=colour, marker=marker)
+        line = _LINES[number // len(_COLOURS) % len(_LINES)]
+        axes.plot(xs, ys, label=task, color=colour, linestyle=line, marker=marker)
     axes.set_xlabel("examples seen, all tasks")
     axes.set_ylabel(label)
-    axes.legend(frameon=False, fontsize="small")
+    _legend(figure, len(series))
     return _finish(plot, figure, path)
 
 
@@ -104,11 +109,14 @@ def _bars(names: Sequence[str], bars: Mapping[str, Sequence[float]], label: str,
     width = 0.8 / max(len(bars), 1)
     for number, (name, values) in enumerate(bars.items()):
         places = [place + (number - (len(bars) - 1) / 2) * width for place in range(len(values))]
-        axes.bar(places, values, width, label=name, color=_COLOURS[number % len(_COLOURS)])
+        hatch = _HATCHES[number // len(_COLOURS) % len(_HATCHES)]
+        axes.bar(
+            places, values, width, label=name, color=_COLOURS[number % len(_COLOURS)], hatch=hatch, edgecolor="white", linewidth=0
+        )
     axes.set_xticks(range(len(names)), names, fontsize="small", rotation=15 if len(names) > 4 else 0)
     axes.set_ylabel(label)
     axes.axhline(0, color="black", linewidth=0.6)
-    axes.legend(frameon=False, fontsize="small", ncols=2)
+    _legend(figure, len(bars))
     return _finish(plot, figure, path)
 
 
@@ -135,6 +143,12 @@ def _start() -> tuple[Any, Any, Any]:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
     return plot, figure, axes
+
+
+def _legend(figure: Any, entries: int) -> None:
+    """Put the legend above, where it hides nothing, and make room for its lines."""
+    figure.set_figheight(_SIZE[1] + 0.2 * math.ceil(entries / _LEGEND_COLUMNS))
+    figure.legend(loc="outside upper left", frameon=False, fontsize="small", ncols=_LEGEND_COLUMNS)
 
 
 def _finish(plot: Any, figure: Any, path: Path) -> Path:
