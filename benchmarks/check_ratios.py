@@ -50,7 +50,7 @@ def _median_ratio(figures: Figures, other: str, own: str) -> float:
 SHORT = (
     Short(
         "hf_trainer",
-        "--epochs 0.03 --warm-up 2 --test-rows 16 --repeats 3 --memory 0",
+        "--epochs 0.03 --warm-up 2 --test-rows 16 --repeats 2 --memory 0",
         {
             "examples a second beside the Hugging Face Trainer": lambda f: f["mtl"]["ratio"]["median"],
             "examples a second beside the Hugging Face Trainer, by length": lambda f: (
@@ -65,7 +65,7 @@ SHORT = (
     ),
     Short(
         "few_shot_setfit",
-        "--tasks trec --shots 4 --test-rows 50 --repeats 2",
+        "--tasks trec --shots 4 --test-rows 50 --repeats 1",
         {
             "few-shot learning beside SetFit": lambda f: statistics.median(
                 a["learning"] / b["learning"] for a, b in zip(f["trec, 4"]["setfit"], f["trec, 4"]["mtl"], strict=True)
