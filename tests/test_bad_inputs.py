@@ -212,8 +212,8 @@ TRANSFER: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "no shots for matching": (_target(shots=[0], adaptation="matching", baselines=[]), ("'mood'", "0 shots", "name_weight")),
     "no shots for fine-tuning": (_target(shots=[0], adaptation="full", baselines=[]), ("'mood'", "0 shots", "name_weight")),
     "names that cannot be read": (
-        _target(tasks=["places"], adaptation={"name": "prototype", "name_weight": 1}),
-        ("'places'", "names", "'token-classification'", "name_weight"),
+        _target(tasks=["places"], shots=[0], adaptation={"name": "prototype", "name_weight": 1}),
+        ("'places'", "names", "'token-classification'", "0 shots"),
     ),
     "values for logistic": (
         _target(tasks=["rating"], adaptation="logistic", baselines=[]),

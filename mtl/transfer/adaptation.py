@@ -89,6 +89,25 @@ class FeatureAdaptation(Adaptation):
         """
 
 
+def read_names(space: Space, episode: EpisodeRows, weight: float) -> Names | None:
+    """Return the names of an episode's classes, each counting for ``weight`` support rows; ``None`` if it is 0.
+
+    Where names cannot be read with the rows of a kind, as with pairs of texts, the support alone is learned from.
+
+    Raises:
+        ConfigError: If there is no support either.
+    """
+    if not weight or (space.names is None and episode.support):
+        return None
+    if space.names is None:
+        task = space.kind.task
+        raise ConfigError(
+            f"Target {task.name!r}: with 0 shots there is nothing to learn from, as names of classes cannot be read with rows of "
+            f"kind {task.kind!r}{' and pairing: bi' if space.kind.sequences > 1 else ''}. Leave 0 out of targets.shots."
+        )
+    return Names(space.names[list(episode.classes)], weight)
+
+
 def need_support(space: Space, episode: EpisodeRows) -> None:
     """Refuse an episode without any support.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -21,6 +22,7 @@ from mtl.model.encoder import Encoder
 from mtl.model.inference import TaskData
 
 _MAX_TOKENS = 16_384
+_LOG = logging.getLogger(__name__)
 
 
 class Space:
@@ -57,6 +59,10 @@ class Space:
     def names(self) -> Tensor | None:
         """Vectors of the classes' written names, ``[classes, hidden]``, of length 1; ``None`` if the kind has none."""
         if self.target.names is None:
+            task = self.kind.task
+            _LOG.warning(
+                "target %s: names of classes are not read with rows of kind %s; it is learned without", task.name, task.kind
+            )
             return None
         vectors = []
         with torch.inference_mode(), self._evaluating():

@@ -9,9 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from mtl.data.episodes import EpisodeRows
-from mtl.errors import ConfigError
 from mtl.meta.closed_form import Linear, Names, nearest_by_cosine, nearest_by_distance, prototypes
-from mtl.transfer.adaptation import FeatureAdaptation, refuse_values
+from mtl.transfer.adaptation import FeatureAdaptation, read_names, refuse_values
 from mtl.transfer.space import Space
 
 NEAREST = {"cosine": nearest_by_cosine, "euclidean": nearest_by_distance}
@@ -35,15 +34,7 @@ class Prototype(FeatureAdaptation):
     name_weight: Annotated[float, Field(ge=0)] = 0.0
 
     def names(self, space: Space, episode: EpisodeRows) -> Names | None:
-        if not self.name_weight:
-            return None
-        if space.names is None:
-            task = space.kind.task
-            raise ConfigError(
-                f"Target {task.name!r}: names of classes cannot be read with rows of kind {task.kind!r}"
-                f"{' and pairing: bi' if space.kind.sequences > 1 else ''}. Set adaptation.name_weight to 0."
-            )
-        return Names(space.names[list(episode.classes)], self.name_weight)
+        return read_names(space, episode, self.name_weight)
 
     def fit(self, features: Tensor, answers: Tensor, outputs: int, names: Names | None) -> Linear:
         refuse_values(answers, "prototype")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -178,10 +180,13 @@ def test_a_name_counts_for_as_many_rows_as_its_weight(space):
     assert_close(10 * found, doubled.weight)
 
 
-def test_names_alone_answer_with_no_shots(space):
+@pytest.mark.parametrize("named", [Prototype(name_weight=1.0), Logistic(name_weight=1.0)], ids=name_of)
+def test_names_alone_answer_with_no_shots(space, named):
     # The texts repeat their labels, so that the labels' names lie near.
-    episode = EpisodeRows("topic", (0, 1, 2), (), tuple(range(30, 42)))
-    assert measure(space, episode, Prototype(name_weight=1.0)) > 0.6
+    assert measure(space, EpisodeRows("topic", (0, 1, 2), (), tuple(range(30, 42))), named) > 0.6
+
+
+def test_names_alone_are_the_prototypes(space):
     predictor = Prototype(name_weight=0.5, scale=1.0).adapt(space, EpisodeRows("topic", (2, 0), (), ()))
     assert_close(predictor.head.weight, space.names[[2, 0]])
 
@@ -238,10 +243,26 @@ def test_without_shots_an_inner_loop_has_nothing_to_learn_from(encoder, space):
         made.adaptation(EpisodesConfig(names=True)).adapt(space, EpisodeRows("topic", (0, 1, 2), (), (30,)))
 
 
-def test_names_that_cannot_be_read_are_refused(encoder):
+@pytest.mark.parametrize("named", [Prototype(name_weight=1.0), Logistic(name_weight=1.0)], ids=name_of)
+def test_names_that_cannot_be_read_are_left_out_and_told_once(encoder, named, caplog):
     target = load(encoder, splits(entity_rows(16)), "token-classification")
-    with pytest.raises(ConfigError, match=r"'topic': names of classes cannot be read .* Set adaptation\.name_weight to 0"):
-        Prototype(name_weight=1.0).adapt(Space(encoder, target, pool_of(target)), episode_of(target, 2))
+    space, episode = Space(encoder, target, pool_of(target)), episode_of(target, 2)
+    weights = [made.adapt(space, episode).head.weight for made in (named, replace(named, name_weight=0.0), named)]
+    assert_close(weights[0], weights[1], rtol=0, atol=0)
+    assert [record.getMessage() for record in caplog.records] == [
+        "target topic: names of classes are not read with rows of kind token-classification; it is learned without"
+    ]
+    with pytest.raises(ConfigError, match=r"'topic': with 0 shots .*names of classes cannot be read .*targets\.shots"):
+        named.adapt(space, EpisodeRows("topic", episode.classes, (), episode.query))
+
+
+def test_logistic_counts_a_name_for_as_many_rows_as_its_weight(space):
+    features, answers, names = random(6, 8), torch.tensor([0, 1, 2, 0, 1, 1]), normalize(random(3, 8), dim=-1)
+    found = Logistic(name_weight=2.0).fit(features, answers, 3, Names(names, 2.0))
+    thrice = torch.cat([features, names, names]), torch.cat([answers, *[torch.arange(3)] * 2])
+    expected = Logistic().fit(*thrice, 3, None)
+    assert_close(found.weight, expected.weight, rtol=1e-3, atol=1e-3)
+    assert_close(found.bias, expected.bias, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("rows", "size"), [(6, 40), (60, 5)], ids=["fewer rows than features", "fewer features than rows"])
