@@ -97,15 +97,15 @@ def read_names(space: Space, episode: EpisodeRows, weight: float) -> Names | Non
     Raises:
         ConfigError: If there is no support either.
     """
-    if not weight or (space.names is None and episode.support):
+    if not weight:
         return None
-    if space.names is None:
+    if space.target.names is None and not episode.support:
         task = space.kind.task
         raise ConfigError(
             f"Target {task.name!r}: with 0 shots there is nothing to learn from, as names of classes cannot be read with rows of "
             f"kind {task.kind!r}{' and pairing: bi' if space.kind.sequences > 1 else ''}. Leave 0 out of targets.shots."
         )
-    return Names(space.names[list(episode.classes)], weight)
+    return None if space.names is None else Names(space.names[list(episode.classes)], weight)
 
 
 def need_support(space: Space, episode: EpisodeRows) -> None:

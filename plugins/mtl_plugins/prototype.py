@@ -31,7 +31,7 @@ class Prototype(FeatureAdaptation):
 
     metric: Literal["cosine", "euclidean"] = "cosine"
     scale: Annotated[float, Field(gt=0)] = 10.0
-    name_weight: Annotated[float, Field(ge=0)] = 0.0
+    name_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
     def names(self, space: Space, episode: EpisodeRows) -> Names | None:
         return read_names(space, episode, self.name_weight)

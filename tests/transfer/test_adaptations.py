@@ -252,8 +252,14 @@ def test_names_that_cannot_be_read_are_left_out_and_told_once(encoder, named, ca
     assert [record.getMessage() for record in caplog.records] == [
         "target topic: names of classes are not read with rows of kind token-classification; it is learned without"
     ]
+
+
+def test_names_that_cannot_be_read_are_not_said_to_be_left_out_where_there_is_nothing_else(encoder, caplog):
+    target = load(encoder, splits(entity_rows(16)), "token-classification")
+    space, episode = Space(encoder, target, pool_of(target)), episode_of(target, 2)
     with pytest.raises(ConfigError, match=r"'topic': with 0 shots .*names of classes cannot be read .*targets\.shots"):
-        named.adapt(space, EpisodeRows("topic", episode.classes, (), episode.query))
+        Prototype(name_weight=1.0).adapt(space, EpisodeRows("topic", episode.classes, (), episode.query))
+    assert not caplog.records
 
 
 def test_logistic_counts_a_name_for_as_many_rows_as_its_weight(space):
