@@ -46,7 +46,7 @@ def mtl_register_aggregations(register: Register) -> None:
     register("fairgrad", "mtl_plugins.torchjd_methods:FairGrad")
     register("famo", "mtl_plugins.torchjd_methods:FAMO")
     register("geometric-mean", "mtl_plugins.torchjd_methods:GeometricMean")
-    register("graddrop", "mtl_plugins.torchjd_methods:GradDrop")
+    register("graddrop", "mtl_plugins.graddrop:GradDrop")
     register("gradnorm", "mtl_plugins.gradnorm:GradNorm")
     register("gradvac", "mtl_plugins.torchjd_methods:GradVac")
     register("imtl-g", "mtl_plugins.torchjd_methods:IMTLG")

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mtl.errors import MissingExtraError
-from mtl.training.aggregation import Aggregation, Combined, pieces
+from mtl.training.aggregation import Aggregation, Combined
 
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -180,23 +180,6 @@ class FairGrad(_FromTorchJD):
 
     def options(self, tasks: int) -> dict[str, Any]:
         return {"alpha": self.alpha}
-
-
-@dataclass
-class GradDrop(_FromTorchJD):
-    """Keep, of every parameter, the gradients of one sign, drawn by their purity (Chen et al. 2020, arXiv:2010.06808)."""
-
-    made: ClassVar[str] = "GradDrop"
-    weighs: ClassVar[bool] = False
-
-    def combine(self, jacobian: Tensor, losses: Tensor, gramian: Tensor) -> Combined:
-        # It takes or leaves all positive gradients of a parameter, and all negative ones: two sums stand for any number of tasks.
-        found = []
-        for piece in pieces(jacobian):
-            positive = piece.clamp(min=0).sum(0)
-            found.append(self._made(torch.stack([positive, piece.sum(0) - positive])))
-        # Where all gradients are 0 the purity is 0 / 0: such a parameter stays.
-        return Combined(torch.cat(found).nan_to_num_())
 
 
 class _Scalarized(_FromTorchJD):

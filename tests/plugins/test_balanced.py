@@ -386,7 +386,7 @@ def test_the_mean_weighs_every_task_alike():
 
 
 def test_graddrop_keeps_one_sign_and_the_order_of_the_parameters(monkeypatch):
-    monkeypatch.setattr("mtl_plugins.torchjd_methods.pieces", partial(pieces, parameters=3))
+    monkeypatch.setattr("mtl_plugins.graddrop.pieces", partial(pieces, parameters=3))
     method = load_plugins().aggregations.get("graddrop")()
     method.setup(["a", "b", "c"])
     torch.manual_seed(0)
