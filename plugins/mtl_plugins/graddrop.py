@@ -13,11 +13,11 @@ from mtl.training.aggregation import Aggregation, Combined, pieces
 
 @dataclass
 class GradDrop(Aggregation):
-    """Keep, of every parameter, the gradients of one sign, drawn by their purity.
+    """Keep, of every parameter, the gradients of one sign, drawn by their purity (Chen et al. 2020, arXiv:2010.06808).
 
-    Chen et al. 2020, "Just Pick a Sign" (arXiv:2010.06808), algorithm 1 with the purity as it is and no leak. All positive gradients
-    of a parameter are kept or left together, and so are all negative ones; with their sums ``p`` and ``n`` the purity
-    ``½ (1 + Σg / Σ|g|)`` is ``p / (p − n)``. Own code, as with TorchJD's a step took up to 1.5 times a joint one; the gradients are the same.
+    Algorithm 1 with the purity as it is and no leak. All positive gradients of a parameter are kept or left together, and so are
+    all negative ones; with their sums ``p`` and ``n`` the purity ``½ (1 + Σg / Σ|g|)`` is ``p / (p − n)``. Own code, as with
+    TorchJD's a step took up to 1.5 times a joint one; the gradients are the same.
     """
 
     weighs: ClassVar[bool] = False
