@@ -16,8 +16,8 @@ class GradDrop(Aggregation):
     """Keep, of every parameter, the gradients of one sign, drawn by their purity (Chen et al. 2020, arXiv:2010.06808).
 
     Algorithm 1 with the purity as it is and no leak. All positive gradients of a parameter are kept or left together, and so are
-    all negative ones; with their sums ``p`` and ``n`` the purity ``½ (1 + Σg / Σ|g|)`` is ``p / (p − n)``. Own code, as with
-    TorchJD's a step took up to 1.5 times a joint one; the gradients are the same.
+    all negative ones; with their sums ``p`` and ``n`` the purity ``½ (1 + Σg / Σ|g|)`` is ``p / (p − n)``. Own code, as
+    TorchJD's makes more passes over the numbers; the gradients are the same.
     """
 
     weighs: ClassVar[bool] = False
