@@ -18,25 +18,19 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# More than an hour on a quiet machine. Three need DATA=path/to/data with trec/ and subj/ in it, one sst2/ and mr/ too;
-# meta.py needs learn2learn. The results are appended to benchmarks/results.
-bench: $(STAMP) peers
-	DATA="$(DATA)" $(BIN)/python benchmarks/loop_overhead.py
-	DATA="$(DATA)" $(BIN)/python benchmarks/hf_trainer.py
-	DATA="$(DATA)" $(BIN)/python benchmarks/few_shot_setfit.py
-	$(BIN)/python benchmarks/predict_heads.py
-	$(BIN)/python benchmarks/memory_tasks.py
-	$(BIN)/python benchmarks/cpu_pass.py
-	$(BIN)/python benchmarks/meta.py
-	$(BIN)/python benchmarks/kept_states.py
-	$(BIN)/python benchmarks/passes.py
-	$(BIN)/python benchmarks/streaming.py --rows 1000000
-	$(BIN)/python benchmarks/balancing.py
-	$(BIN)/python benchmarks/sharing.py
-	$(BIN)/python benchmarks/compare.py
-	$(BIN)/python benchmarks/scaling.py
-	$(BIN)/python benchmarks/start_up.py
-	$(BIN)/python benchmarks/tokenizing.py
+BENCHMARKS := loop_overhead hf_trainer predict_heads memory_tasks cpu_pass meta kept_states passes streaming balancing sharing compare \
+  scaling start_up tokenizing few_shot_setfit
+
+# Hours on a quiet machine; with REPEATS=1 a rehearsal that measures everything once. Three need DATA=path/to/data with trec/
+# and subj/ in it, one sst2/ and mr/ too; meta.py needs learn2learn. The results are appended to benchmarks/results.
+bench: $(addprefix bench-,$(BENCHMARKS))
+
+# One of them: make bench-balancing DATA=path/to/data.
+bench-%: $(STAMP) peers
+	DATA="$(DATA)" $(BIN)/python benchmarks/$*.py $(if $(REPEATS),--repeats $(REPEATS))
+
+# Nothing beside a measurement, whatever -j says.
+.NOTPARALLEL:
 
 # Short versions of some of them, in eight minutes: fails on a ratio that fell by more than a quarter below the recorded one.
 ratios: $(STAMP) peers
