@@ -4,7 +4,7 @@ Measured: seconds of a pass of MiniLM forth and back with a dropout of 0.1 and f
 transformers with ``torch.dropout`` and the C library's allocator as it is; "mtl" draws 16 bits for each value that may be
 dropped and attends by products (``mtl.model.attention``); "mtl, kept" keeps freed memory too (``mtl.model.heap``), as
 ``mtl run`` does. And the peak memory of a fresh process after passes in bfloat16 over batches of drawn shapes, as they come
-and rounded to 4 sequences and 4 tokens (``round_shape``).
+and rounded to 4 sequences and 4 tokens (``round_shape``). Where the processor has no bfloat16, float32 alone is measured.
 How: the sides in turn in one process after a warm-up, ratios between neighbours; memory by ``ru_maxrss``.
 
     python benchmarks/cpu_pass.py
@@ -28,11 +28,10 @@ from torch import Tensor
 from mtl.model import precision
 from mtl.model.encoder import Encoder
 from mtl.model.heap import keeping_freed
-from mtl.model.precision import Precision
+from mtl.model.precision import Precision, has_bfloat16
 from mtl.plugins import load_plugins
 
 SHAPES = ((105, 16), (32, 64), (16, 128), (16, 256))
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 
 
 def load(attention: Literal["auto", "sdpa"] = "auto") -> Encoder:
@@ -84,15 +83,18 @@ def main() -> None:
     if options.child is not None:
         print(json.dumps(child(bool(options.child), options.passes)))
         return
+    low = has_bfloat16(torch.device("cpu"))
+    precisions: tuple[Precision, ...] = ("fp32", "bf16") if low else ("fp32",)
     # First, while this process is small: a child's peak starts from what its parent holds.
     memory = {
         name: measuring.in_fresh_process(__file__, int(rounded), "--passes", options.passes)
         for name, rounded in (("as they come", False), ("rounded", True))
+        if low
     }
     own, plain = load(), load("sdpa")
     ways = {"PyTorch": (plain, False), "mtl": (own, False), "mtl, kept": (own, True)}
     rows, figures = [], {}
-    for kind, shape in itertools.product(PRECISIONS, SHAPES):
+    for kind, shape in itertools.product(precisions, SHAPES):
         sides = {
             name: lambda number, encoder=encoder, kept=kept, shape=shape, kind=kind: timed(encoder, shape, kind, kept=kept)
             for name, (encoder, kept) in ways.items()
@@ -107,8 +109,9 @@ def main() -> None:
         figures[f"{kind}, {shape[0]}x{shape[1]}"] = seconds
     columns = ["precision", "sequences × tokens", *(f"{name}, ms" for name in ways), "× as fast: mtl", "× as fast: mtl, kept"]
     table = measuring.table(columns, rows)
-    shown = [[name, f"{megabytes:,.0f}"] for name, megabytes in memory.items()]
-    table += "\n\n" + measuring.table([f"shapes of {options.passes} passes", "peak, MB"], shown)
+    if memory:
+        shown = [[name, f"{megabytes:,.0f}"] for name, megabytes in memory.items()]
+        table += "\n\n" + measuring.table([f"shapes of {options.passes} passes", "peak, MB"], shown)
     measuring.publish("cpu_pass", options, table, {"seconds": figures, "memory": memory})
 
 
