@@ -87,10 +87,10 @@ def differences(figures: Nested, base: Nested) -> list[Any]:
     """
     if len(figures) != len(base):
         raise ValueError(f"{len(figures)} figures cannot be paired with {len(base)}")
-    return [
-        differences(value, other) if isinstance(value, Sequence) else float(value) - float(other)
-        for value, other in zip(figures, base, strict=True)
-    ]
+    pairs = zip(figures, base, strict=True)
+    if figures and isinstance(figures[0], Sequence):
+        return [differences(value, other) for value, other in pairs]
+    return [float(value) - float(other) for value, other in pairs]
 
 
 def unit_means(figures: Nested) -> Array:
