@@ -83,13 +83,13 @@ def main() -> None:
     if options.child is not None:
         print(json.dumps(child(bool(options.child), options.passes)))
         return
-    low = has_bfloat16(torch.device("cpu"))
-    precisions: tuple[Precision, ...] = ("fp32", "bf16") if low else ("fp32",)
+    bfloat16 = has_bfloat16(torch.device("cpu"))
+    precisions: tuple[Precision, ...] = ("fp32", "bf16") if bfloat16 else ("fp32",)
     # First, while this process is small: a child's peak starts from what its parent holds.
     memory = {
         name: measuring.in_fresh_process(__file__, int(rounded), "--passes", options.passes)
         for name, rounded in (("as they come", False), ("rounded", True))
-        if low
+        if bfloat16
     }
     own, plain = load(), load("sdpa")
     ways = {"PyTorch": (plain, False), "mtl": (own, False), "mtl, kept": (own, True)}

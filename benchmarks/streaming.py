@@ -8,7 +8,7 @@ again when the tokens are in the cache. Against: the same rows in memory, up to 
 What must grow: 8 bytes a row each for the order of an epoch, the lengths and the numbers that they are made of.
 How: a fresh process for each figure. The encoder is random and tiny, as the model is not what is measured.
 
-    python benchmarks/streaming.py --rows 1000000
+    python benchmarks/streaming.py
 """
 
 from __future__ import annotations
