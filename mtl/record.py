@@ -107,15 +107,20 @@ def summarize(
     }
 
 
-def timing(started: float) -> dict[str, Any]:
-    """Return what the last start took; CPU time says more than wall time where others share the machine."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return {
-        "wall_seconds": round(time.monotonic() - started, 1),
-        "process_cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-        "peak_memory_bytes": usage.ru_maxrss * unit,
-    }
+class Stopwatch:
+    """What a run has taken since this was made. CPU time says more than wall time where others share the machine."""
+
+    def __init__(self) -> None:
+        self._wall, self._processor = time.monotonic(), time.process_time()
+
+    def read(self) -> dict[str, Any]:
+        """Return seconds by the wall and of the processor, and the most memory that the process has had."""
+        unit = 1 if sys.platform == "darwin" else 1024
+        return {
+            "wall_seconds": round(time.monotonic() - self._wall, 1),
+            "process_cpu_seconds": round(time.process_time() - self._processor, 1),
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        }
 
 
 def _environment() -> dict[str, Any]:

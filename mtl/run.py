@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -33,7 +32,7 @@ from mtl.model.multitask import MultiTaskModel
 from mtl.model.origin import Origin, hash_of
 from mtl.model.precision import check_precision
 from mtl.plugins import Plugins
-from mtl.record import check_fingerprints, describe, summarize, timing
+from mtl.record import Stopwatch, check_fingerprints, describe, summarize
 from mtl.report.write import write_report
 from mtl.results import read_results
 from mtl.seeds import seed_of
@@ -147,7 +146,7 @@ class Run:
                 raise
 
     def _execute(self) -> dict[str, Any]:
-        config, started = self.config, time.monotonic()
+        config, stopwatch = self.config, Stopwatch()
         self.check()
         plugins = {info.name: info.distribution for info in self.plugins.infos.values() if not info.failure}
         describe(self.folder, config, plugins)
@@ -187,7 +186,7 @@ class Run:
             to_json(summarize(config, trained, groups, self._stage.overlaps if self._stage else {}))
         )
         seconds = {name: group["seconds"] for name, group in groups.items() if "seconds" in group}
-        write_json(self.folder / "timing.json", timing(started) | {"training_seconds": seconds})
+        write_json(self.folder / "timing.json", stopwatch.read() | {"training_seconds": seconds})
         write_report(self.folder, results)
         write_json(self.folder / "results.json", results)  # last: it says that the run is finished
         self.plugins.call("mtl_run_end", run=self, results=results)

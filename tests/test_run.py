@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,15 @@ def test_an_experiment_trains_three_kinds_on_one_encoder(experiment_values):
         "transformers",
         "datasets",
     }
+
+
+def test_the_processor_s_time_is_the_run_s_own_whatever_the_process_did_before(experiment_values):
+    before = time.process_time()
+    finished = mtl.Experiment.of(**experiment_values).run()
+    spent = time.process_time() - before
+    timing = json.loads((finished.folder / "timing.json").read_text())
+    assert before > 1  # imports alone
+    assert 0 < timing["process_cpu_seconds"] <= spent + 0.1
 
 
 def test_the_same_file_and_seed_give_the_same_bytes_here_and_in_another_process(experiment_values, write_experiment, tmp_path):
