@@ -81,6 +81,8 @@ class GradientBased(EpisodicStrategy):
 
     exact: ClassVar[bool] = True
     of_one_encoder: ClassVar[bool] = True
+    #: Whether the head starts from the support's features, so that a gradient flows through it into the trunk.
+    starts_at_features: ClassVar[bool] = False
 
     @property
     def second_order(self) -> bool:
@@ -134,8 +136,14 @@ class GradientBased(EpisodicStrategy):
         found = {name: self._learned[RATE + key(name)] for name in (*self.adapted, WEIGHT, BIAS)}
         return {RATE + name: rate[min(step, len(rate) - 1)] for name, rate in found.items()}
 
-    def start(self, reader: Reader, episode: Episode) -> Linear:
-        """Return the head that the inner loop starts from."""
+    def start(self, reader: Reader, episode: Episode, states: Tensor | None = None) -> Linear:
+        """Return the head that the inner loop starts from.
+
+        Args:
+            reader: Reads the episode's task.
+            episode: The episode.
+            states: What the trunk gave for its support.
+        """
         outputs = len(episode.outputs)
         like = next(reader.encoder.parameters())
         if self.head == "learned":
@@ -150,22 +158,36 @@ class GradientBased(EpisodicStrategy):
             return "first"
         return self.memory
 
-    def unroll(self, reader: Reader, episode: Episode, order: Order, steps: int | None = None) -> Iterator[Parameters]:
+    def below(self, reader: Reader, episode: Episode, *, differentiable: bool) -> Tensor | None:
+        """Return what the trunk gives for an episode's support; see :class:`mtl.meta.reader.Trunk`."""
+        with self._mode(reader):
+            return reader.trunk(episode.support, differentiable=differentiable)
+
+    def unroll(
+        self, reader: Reader, episode: Episode, order: Order, steps: int | None = None, states: Tensor | None = None
+    ) -> Iterator[Parameters]:
         """Yield what the inner loop has made of encoder and head after each step.
+
+        Args:
+            reader: Reads the episode's task.
+            episode: The episode.
+            order: How the gradient through the steps is taken.
+            steps: How many. Default: those of the strategy.
+            states: What :meth:`below` gave, where that is needed for something else too.
 
         Raises:
             TrainingError: If the support loss is not finite, or grows without bound; names the episode.
         """
-        head = self.start(reader, episode)
+        if states is None:
+            states = self.below(reader, episode, differentiable=order != "first" or self.starts_at_features)
+        with self._mode(reader):
+            head = self.start(reader, episode, states)
         # Features before a head of zeros have no gradient: the first step moves the head alone.
         moved_first = None if head.weight.requires_grad or bool(head.weight.any()) else (WEIGHT, BIAS)
         theta = {**self.adapted, WEIGHT: head.weight, BIAS: head.bias}
         for name in (WEIGHT, BIAS):
             if not theta[name].requires_grad:
                 theta[name] = theta[name].detach().requires_grad_()
-        exact = order != "first"
-        with self._mode(reader):
-            states = reader.trunk(episode.support, differentiable=exact)
         fixed: Parameters = {} if states is None else {STATES: states}
         fixed |= self._beside
         trace = Trace()

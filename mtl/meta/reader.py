@@ -153,22 +153,31 @@ class Reader:
         part = self.part(batch)
         return self.head.features(encoded.of(part.index), part.columns, unit=True)
 
-    def read(self, episode: Episode, *, queries: bool = True) -> Reading:
+    def read(self, episode: Episode) -> Reading:
         """Read an episode, its support, its queries and its names, in one pass of the whole encoder."""
-        batches = [episode.support]
-        batches += [episode.query] if queries else []
-        batches += [] if episode.names is None else [episode.names]
-        encoded = encode_together(self.encoder, batches)
-        support = self._features_of(episode.support, encoded[0])
+        batches = [episode.support, episode.query, *([] if episode.names is None else [episode.names])]
+        support, query, *names = encode_together(self.encoder, batches)
+        features, queries = self._features_of(episode.support, support), self._features_of(episode.query, query)
+        return self._reading(episode, features, queries, names)
+
+    def read_support(self, episode: Episode, states: Tensor | None) -> Reading:
+        """Read an episode's support and its names, not its queries.
+
+        Args:
+            episode: The episode.
+            states: What the trunk gave for the support; see :meth:`features`.
+        """
+        names = [] if episode.names is None else [self.encoder(episode.names.inputs)]
+        return self._reading(episode, self.features(episode.support, states), None, names)
+
+    def _reading(self, episode: Episode, support: Tensor, query: Tensor | None, names: Sequence[Encoded]) -> Reading:
         answers = self.answers(episode.support, episode.outputs)
         if not answers.is_floating_point():
             support, answers = support[answers >= 0], answers[answers >= 0]
-        query = self._features_of(episode.query, encoded[1]) if queries else None
-        names = None
-        if episode.names is not None:
-            (part,) = episode.names.parts.values()
-            names = normalize(encoded[-1].of(part.index).pooled, dim=-1)
-        return Reading(support, answers, query, names)
+        if episode.names is None:
+            return Reading(support, answers, query, None)
+        (part,) = episode.names.parts.values()
+        return Reading(support, answers, query, normalize(names[0].of(part.index).pooled, dim=-1))
 
     def answers(self, batch: Batch, outputs: tuple[int, ...]) -> Tensor:
         """Return places among ``outputs`` (−100 for none), or values; ``[rows, ...]``."""

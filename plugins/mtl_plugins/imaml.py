@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -10,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mtl.data.episodes import Episode
-from mtl.episodic.gradient_based import BIAS, WEIGHT, GradientBased, refuse_learned_rates, with_gradient
+from mtl.episodic.gradient_based import BIAS, STATES, WEIGHT, GradientBased, refuse_learned_rates, with_gradient
 from mtl.meta.implicit import Vector, conjugate_gradient
 from mtl.meta.inner import Loss, Parameters
 from mtl.meta.reader import Reader
@@ -59,10 +60,13 @@ class IMAML(GradientBased):
         return {**self.adapted, WEIGHT: head.weight, BIAS: head.bias}
 
     def episode_loss(self, reader: Reader, episode: Episode) -> Tensor:
-        *_, theta = self.unroll(reader, episode, "first")
-        return self._implicit(super().support_loss(reader, episode), reader, episode, theta)
+        states = self.below(reader, episode, differentiable=False)
+        *_, theta = self.unroll(reader, episode, "first", states=states)
+        shared = {name: p.detach() for name, p in self._beside.items()} | ({} if states is None else {STATES: states})
+        plain = super().support_loss(reader, episode)
+        return self._implicit(lambda adapted: plain(adapted, shared), reader, episode, theta)
 
-    def _implicit(self, plain: Loss, reader: Reader, episode: Episode, theta: Parameters) -> Tensor:
+    def _implicit(self, plain: Callable[[Parameters], Tensor], reader: Reader, episode: Episode, theta: Parameters) -> Tensor:
         """Return a loss of the right value whose gradient by θ_0 is the implicit one."""
         start = self._all_of_start(reader, episode)
         names = list(start)
@@ -70,11 +74,8 @@ class IMAML(GradientBased):
         answer = self.answerer(reader, ends)
         value = reader.loss(answer(episode.query), episode.query, episode.outputs)
         gradients = torch.autograd.grad(value, [ends[name] for name in names], retain_graph=True)
-        with torch.no_grad():
-            states = reader.trunk(episode.support)
-        shared = ({} if states is None else {"states": states}) | {name: p.detach() for name, p in self._beside.items()}
         with attention_by_products():
-            slope = torch.autograd.grad(plain(ends, shared), [ends[name] for name in names], create_graph=True)
+            slope = torch.autograd.grad(plain(ends), [ends[name] for name in names], create_graph=True)
 
         def product(vector: Vector) -> Vector:
             turned = torch.autograd.grad(slope, [ends[name] for name in names], vector, retain_graph=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
+from torch import Tensor
 
 from mtl.data.episodes import Episode
 from mtl.episodic.gradient_based import GradientBased
@@ -33,8 +34,10 @@ class ProtoMAML(GradientBased):
         for reader in self._readers.values():
             need_classes(reader, "protomaml")
 
-    def start(self, reader: Reader, episode: Episode) -> Linear:
-        reading = reader.read(episode, queries=False)
+    starts_at_features: ClassVar[bool] = True
+
+    def start(self, reader: Reader, episode: Episode, states: Tensor | None = None) -> Linear:
+        reading = reader.read_support(episode, states)
         names = None if reading.names is None else Names(reading.names, self.name_weight)
         means = prototypes(reading.support, reading.answers, len(episode.outputs), names)
         linear = nearest_by_distance(means, 1.0)

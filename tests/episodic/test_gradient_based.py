@@ -17,6 +17,7 @@ from mtl.task import Task
 from mtl_plugins.anil import ANIL
 from mtl_plugins.fomaml import FOMAML
 from mtl_plugins.imaml import IMAML
+from mtl_plugins.kfo import KFO
 from mtl_plugins.maml import MAML
 from mtl_plugins.meta_sgd import MetaSGD
 from mtl_plugins.protomaml import ProtoMAML
@@ -374,6 +375,17 @@ def test_what_is_frozen_is_not_copied_and_has_no_gradient(encoder_folder):
     assert not found.keys() & below.keys()
     assert all(p.grad is None and p.data_ptr() == places[name] for name, p in below.items())
     assert {name for name in found if not name.startswith("rate")} == dict(encoder.named_parameters()).keys() - below.keys()
+
+
+@pytest.mark.parametrize("strategy", [MAML, FOMAML, ANIL, MetaSGD, ProtoMAML, KFO, Reptile, IMAML])
+def test_the_layers_below_the_adapted_are_run_once_for_the_support_and_once_for_the_queries(encoder_folder, strategy):
+    world = make_world(encoder_folder)
+    episode = world.episode(shots=2, queries=3)
+    rows = []
+    world.encoder.layers()[0].intermediate.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    options = {} if strategy is ANIL else {"adapt": 1}
+    world.gradients(world.prepared(strategy(steps=3, rate=0.02, **options)), episode)
+    assert sorted(rows) == [6, 9]
 
 
 class Saved:
