@@ -8,6 +8,8 @@ products of matrices are as small as those of a balanced step.
 How: all sides in turn in one process after a warm-up, under the settings of ``mtl run`` (deterministic algorithms, freed memory
 kept); ratios between neighbours in time. Targets: at most 1.05 times the FLOPs
 of the joint step and 1.35 times its time, with 8 tasks, for the methods that need no pass more.
+MFU: operations that the tokens of a joint step need (no padding; Chowdhery et al. 2022, arXiv:2204.02311, appendix B) over
+the time and the best throughput of products of matrices here.
 
     python benchmarks/balancing.py
 """
@@ -20,7 +22,7 @@ from typing import Any
 
 import measuring
 import torch
-from measuring import Spread
+from measuring import Onlooker, Spread
 from torch.utils.flop_counter import FlopCounterMode
 
 from mtl.components import Builder
@@ -63,6 +65,7 @@ def main() -> None:
     parser.set_defaults(repeats=5)
     options = parser.parse_args()
     torch.set_num_threads(measuring.THREADS)
+    throughput = measuring.matmul_throughput(options.precision == "bf16")
     plugins = load_plugins()
     methods = options.methods or list(plugins.aggregations)
     place = plugins.encoders.get("minilm")()
@@ -87,12 +90,16 @@ def main() -> None:
             sides[name] = partial(_timed, strategy, model, draw)
         with measuring.settings_of_a_run():
             seconds = measuring.interleave(sides, options.repeats)
+        seen = Onlooker()
+        seen.batch_ready(apart)
+        needed = measuring.training_flops(encoder.backbone.config, seen.tokens, seen.squares)
         for name, times in seconds.items():
             ratio = Spread.of([mine / base for mine, base in zip(times, seconds[JOINT], strict=True)])
             shown = f"{1000 * Spread.of(times).median:.0f} ms" if name == JOINT else ratio.show()
-            rows[name] += [shown, f"{flops[name] / flops[JOINT]:.2f}"]
-        figures[str(count)] = {"seconds": seconds, "flops": flops}
-    columns = ["method", *(f"{what}, {count} tasks" for count in options.tasks for what in ("time", "FLOPs"))]
+            used = measuring.utilisation(needed, times, throughput)
+            rows[name] += [shown, f"{flops[name] / flops[JOINT]:.2f}", f"{used.median:.0f}"]
+        figures[str(count)] = {"seconds": seconds, "flops": flops, "needed": needed, "throughput": throughput}
+    columns = ["method", *(f"{what}, {count} tasks" for count in options.tasks for what in ("time", "FLOPs", "MFU, %"))]
     measuring.publish("balancing", options, measuring.table(columns, list(rows.values())), figures)
 
 

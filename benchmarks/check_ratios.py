@@ -60,12 +60,12 @@ SHORT = (
     ),
     Short(
         "loop_overhead",
-        "--steps 8 --warm-up 2 --repeats 3",
+        "--steps 8 --warm-up 2 --repeats 3 --memory 0",
         {"a step beside a bare loop": lambda f: 1 / (1 + f["homogeneous"]["wall"]["overhead"]["median"] / 100)},
     ),
     Short(
         "few_shot_setfit",
-        "--tasks trec --shots 4 --test-rows 50 --repeats 1",
+        "--tasks trec --shots 4 --test-rows 50 --repeats 1 --memory 0",
         {
             "few-shot learning beside SetFit": lambda f: statistics.median(
                 a["learning"] / b["learning"] for a, b in zip(f["trec, 4"]["setfit"], f["trec, 4"]["mtl"], strict=True)

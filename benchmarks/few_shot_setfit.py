@@ -7,7 +7,8 @@ and the test rows.
 The set-up of SetFit: ``SetFitModel`` with its logistic regression and ``Trainer`` with the defaults of its
 ``TrainingArguments`` (batches of 16 pairs, one epoch of as many equal as unequal pairs, 2e-5), without logging and saving.
 mtl adapts as ``mtl transfer`` and ``mtl adapt`` do, with the adaptation's defaults.
-How: one process, the sides in turn after a warm-up of each; round r draws support r. Target: SetFit's mean accuracy, within the
+How: one process, the sides in turn after a warm-up of each; round r draws support r. Peak memory is that of a fresh process that
+learns support 0 and answers. Target: SetFit's mean accuracy, within the
 spread of its supports or better, in at most a fifth of its time.
 
     DATA=path/to/data python benchmarks/few_shot_setfit.py
@@ -16,11 +17,12 @@ spread of its supports or better, in at most a fifth of its time.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -132,6 +134,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--test-rows", type=int, default=500, help="test rows")
     parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=SIDES, help="to look at one alone")
     parser.add_argument("--option", nargs="*", default=[], help="options of the adaptation, as steps=30")
+    parser.add_argument("--memory", type=int, default=1, help="whether the peak memory of each side is measured")
+    parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
     parser.set_defaults(repeats=8)
     return parser.parse_args()
 
@@ -142,6 +146,14 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     disable_progress_bar()
+    # First, while this process is small: a child's peak starts from what its parent holds.
+    memory = {
+        (name, shots, side): _peak(options, name, shots, side)
+        for name in options.tasks
+        for shots in options.shots
+        for side in options.sides
+        if options.memory and not options.child
+    }
     plugins = load_plugins()
     place = plugins.encoders.get("minilm")()
     choice = Choice.model_validate({"name": "contrastive", **dict(_option(each) for each in options.option)})
@@ -149,18 +161,28 @@ def main() -> None:
     for name in options.tasks:
         target = Target(name, plugins, options.test_rows, choice)
         learn = {"mtl": target.mtl, "setfit": partial(target.setfit, place=place)}
+        if options.child:
+            learn[options.child](target.support(options.shots[0], 0))
+            print(json.dumps(measuring.peak_memory()))
+            return
         for side in options.sides:
             learn[side](target.support(2, 0))  # the warm-up
         for shots in options.shots:
             sides = {side: partial(_round, target, learn[side], shots) for side in options.sides}
             found = measuring.interleave(sides, options.repeats)
-            figures[f"{name}, {shots}"] = found
-            rows.append(_row(f"{name}, {shots}", found))
+            peaks = {side: memory[name, shots, side] for side in options.sides if memory}
+            figures[f"{name}, {shots}"] = {**found, "peak_megabytes": peaks}
+            rows.append(_row(f"{name}, {shots}", found, peaks))
             print(rows[-1], file=sys.stderr, flush=True)
     columns = ["task, shots"]
-    columns += [f"{side}, {what}" for side in options.sides for what in ("accuracy", "learning, s", "answering, s")]
+    columns += [f"{side}, {what}" for side in options.sides for what in ("accuracy", "learning, s", "answering, s", "peak, MB")]
     columns += ["times as fast"] if len(options.sides) > 1 else []
     measuring.publish("few_shot_setfit", options, measuring.table(columns, rows), figures)
+
+
+def _peak(options: argparse.Namespace, name: str, shots: int, side: str) -> float:
+    same = ("--test-rows", options.test_rows, *(("--option", *options.option) if options.option else ()))
+    return float(measuring.in_fresh_process(__file__, side, "--tasks", name, "--shots", shots, *same)) / 1e6
 
 
 def _round(target: Target, learn: Any, shots: int, number: int) -> Outcome:
@@ -168,13 +190,14 @@ def _round(target: Target, learn: Any, shots: int, number: int) -> Outcome:
     return outcome
 
 
-def _row(name: str, found: dict[str, Sequence[Outcome]]) -> list[str]:
+def _row(name: str, found: dict[str, Sequence[Outcome]], peaks: Mapping[str, float]) -> list[str]:
     row = [name]
-    for outcomes in found.values():
+    for side, outcomes in found.items():
         accuracies = [outcome.accuracy for outcome in outcomes]
         sd = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
         row.append(f"{statistics.fmean(accuracies):.3f} ±{sd:.3f}")
         row += [Spread.of([getattr(outcome, what) for outcome in outcomes]).show() for what in ("learning", "answering")]
+        row.append(f"{peaks[side]:,.0f}" if peaks else "–")
     if len(found) > 1:
         theirs, ours = (found[side] for side in SIDES)
         row.append(Spread.of([a.learning / b.learning for a, b in zip(theirs, ours, strict=True)]).show(".1f"))

@@ -7,6 +7,8 @@ clipping on the same batches. They are drawn and collated before its clock start
 mtl as it can be. Both sides draw the same dropout; at the end their weights are compared. Freed memory is kept on both.
 How: one process, both sides in turn after a warm-up of each; the overhead is the median over pairs of neighbours.
 Homogeneous batches (one task each) and mixed ones are measured apart. Target: an overhead of at most 5 %.
+MFU: operations that the tokens need (no padding; Chowdhery et al. 2022, arXiv:2204.02311, appendix B) over the time and the
+best throughput of products of matrices here. Peak memory is that of a fresh process for each side that makes a few steps.
 
     DATA=path/to/data python benchmarks/loop_overhead.py
 """
@@ -14,6 +16,7 @@ Homogeneous batches (one task each) and mixed ones are measured apart. Target: a
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +24,7 @@ from typing import Any
 
 import measuring
 import torch
-from measuring import Spread
+from measuring import Onlooker, Spread
 from torch import Tensor, nn
 
 from mtl.components import Builder
@@ -38,6 +41,7 @@ from mtl.training.strategy import Strategy
 from mtl.training.weighting import TaskLoss
 
 State = dict[str, Tensor]
+SIDES = ("bare", "mtl")
 
 
 class Silent:
@@ -156,19 +160,44 @@ def experiment(size: int, mixed: bool) -> ExperimentConfig:
     return validate(values, "loop_overhead")
 
 
-def measure(options: argparse.Namespace, mixed: bool) -> dict[str, Any]:
+class Both:
+    """Both sides with batches made in one way.
+
+    Args:
+        options: Of the command line.
+        mixed: Whether a batch has rows of both tasks.
+    """
+
+    def __init__(self, options: argparse.Namespace, mixed: bool) -> None:
+        self.plugins, self.size = load_plugins(), options.batch_size
+        self.encoder = measuring.load_minilm(self.plugins)
+        tasks = measuring.read_tasks(measuring.data_folder())
+        self.data = {task.name: measuring.load_task(task, self.plugins, self.encoder) for task in tasks}
+        self.model = measuring.make_model(self.encoder, self.data, seed=0)
+        self.config = experiment(self.size, mixed)
+
+    def of(self, steps: int) -> Bench:
+        """Return what trains for so many steps."""
+        return Bench(self.data, self.model, self.config, self.plugins, steps * self.size)
+
+
+def measure(options: argparse.Namespace, mixed: bool, throughput: float) -> dict[str, Any]:
     """Measure one way of making batches."""
-    plugins = load_plugins()
-    encoder = measuring.load_minilm(plugins)
-    tasks = measuring.read_tasks(measuring.data_folder())
-    data = {task.name: measuring.load_task(task, plugins, encoder) for task in tasks}
-    model, config = measuring.make_model(encoder, data, seed=0), experiment(options.batch_size, mixed)
-    warm_up = Bench(data, model, config, plugins, options.warm_up * options.batch_size)
+    both = Both(options, mixed)
+    warm_up = both.of(options.warm_up)
     measuring.interleave({"bare": warm_up.bare, "mtl": warm_up.mtl}, 1)
-    model.load_state_dict(warm_up.initial)
-    bench = Bench(data, model, config, plugins, options.steps * options.batch_size)
+    both.model.load_state_dict(warm_up.initial)
+    bench = both.of(options.steps)
     sides = measuring.interleave({"bare": bench.bare, "mtl": bench.mtl}, options.repeats)
+    seen = Onlooker()
+    seen.batch_ready(bench.batches)
+    flops = measuring.training_flops(both.encoder.backbone.config, seen.tokens, seen.squares)
     figures: dict[str, Any] = {"steps": len(bench.batches), "largest_difference_of_weights": bench.difference()}
+    for side, runs in sides.items():
+        figures[side] = {
+            "examples_per_second": Spread.of([seen.rows / run["wall"] for run in runs]),
+            "utilisation": measuring.utilisation(flops, [run["wall"] for run in runs], throughput),
+        }
     for clock in ("wall", "processor"):
         bare, ours = ([run[clock] for run in sides[side]] for side in ("bare", "mtl"))
         figures[clock] = {
@@ -185,17 +214,33 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=5, help="steps of the warm-up of each side")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.set_defaults(repeats=5)
+    parser.add_argument("--memory", type=int, default=1, help="whether the peak memory of each side is measured")
+    parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(measuring.THREADS)
-    figures = {name: measure(options, mixed) for name, mixed in (("homogeneous", False), ("mixed", True))}
-    rows = []
+    if options.child is not None:
+        getattr(Both(options, mixed=True).of(options.warm_up), options.child)(0)
+        print(json.dumps(measuring.peak_memory()))
+        return
+    # First, while this process is small: a child's peak starts from what its parent holds.
+    same = ("--warm-up", options.warm_up, "--batch-size", options.batch_size)
+    memory = {side: measuring.in_fresh_process(__file__, side, *same) / 1e6 for side in SIDES if options.memory}
+    throughput = measuring.matmul_throughput()
+    figures = {name: measure(options, name == "mixed", throughput) for name in ("homogeneous", "mixed")}
+    rows, speeds = [], []
     for name, found in figures.items():
         for clock in ("wall", "processor"):
             cells = found[clock]
             difference = f"{found['largest_difference_of_weights']:.1e}"
-            rows.append([f"{name}, {clock} time", *(cells[side].show(".1f") for side in ("bare", "mtl", "overhead")), difference])
+            rows.append([f"{name}, {clock} time", *(cells[side].show(".1f") for side in (*SIDES, "overhead")), difference])
+        for side in SIDES:
+            speed, used = found[side]["examples_per_second"], found[side]["utilisation"]
+            peak = f"{memory[side]:,.0f}" if memory else "–"
+            speeds.append([f"{name}, {side}", speed.show(".1f"), used.show(".0f"), peak])
     columns = ["batches", "bare loop, ms a step", "mtl, ms a step", "overhead, %", "largest difference of weights"]
-    measuring.publish("loop_overhead", options, measuring.table(columns, rows), figures)
+    shown = measuring.table(columns, rows)
+    shown += "\n\n" + measuring.table(["batches, side", "examples a second", "MFU, %", "peak, MB"], speeds)
+    measuring.publish("loop_overhead", options, shown, {**figures, "peak_megabytes": memory, "throughput": throughput})
 
 
 if __name__ == "__main__":

@@ -170,6 +170,11 @@ def training_flops(config: Any, tokens: float, squares: float) -> float:
     return float(3 * layers * (2 * weights * tokens + 4 * hidden * squares))
 
 
+def utilisation(flops: float, seconds: Sequence[float], throughput: float) -> Spread:
+    """Return model-FLOPs utilisation in percent: operations over the time and what products of matrices reach here."""
+    return Spread.of([100 * flops / each / throughput for each in seconds])
+
+
 def read_tasks(folder: Path, test_rows: int | None = None) -> list[Task]:
     """Declare TREC and SUBJ: short questions of 6 classes, sentences of 2."""
     import mtl

@@ -3,6 +3,8 @@
 Measured: a pass of MiniLM forth and back over 32 sequences of 64 tokens, without dropout: milliseconds, and the bytes that are
 kept for the way back. Against: the plain encoder. For each side also the seconds of its first three passes, each of another
 length: what is compiled is compiled there.
+MFU: operations that the pass needs (Chowdhery et al. 2022, arXiv:2204.02311, appendix B; a layer that is run again is not
+counted twice) over the time and the best throughput of products of matrices here.
 How: the sides in turn in one process; with ``--compile 0`` the compiled side is left out, as it takes minutes to start.
 
     python benchmarks/passes.py --repeats 7
@@ -66,6 +68,7 @@ def main() -> None:
     from mtl.plugins import load_plugins
 
     torch.set_num_threads(measuring.THREADS)
+    throughput = measuring.matmul_throughput()
     place = load_plugins().locate_encoder("minilm")
     configs = {"plain": {}, "checkpointing": {"checkpointing": True}} | ({"compile": {}} if options.compile else {})
     encoders = {
@@ -78,13 +81,16 @@ def main() -> None:
             encoder.compile_passes()
         started[side] = sum(run(encoder, tokens) for tokens in (_TOKENS, 48, 33))
     found = measuring.interleave({side: lambda number, e=e: run(e) for side, e in encoders.items()}, options.repeats)
+    config = encoders["plain"].backbone.config
+    needed = measuring.training_flops(config, _SEQUENCES * _TOKENS, _SEQUENCES * _TOKENS**2)
     rows = []
     for side, seconds in found.items():
         ratio = Spread.of([own / plain for own, plain in zip(seconds, found["plain"], strict=True)])
         held = f"{kept[side] / _MEGA:,.0f}" if side in kept else "–"
-        rows.append([side, Spread.of([1000 * s for s in seconds]).show(",.0f"), ratio.show(), held, f"{started[side]:,.1f}"])
-    columns = ["encoder", "ms forth and back", "× plain", "kept for the way back, MB", "first three passes, s"]
-    figures = {"seconds": found, "kept": kept, "started": started}
+        times, used = Spread.of([1000 * s for s in seconds]), measuring.utilisation(needed, seconds, throughput)
+        rows.append([side, times.show(",.0f"), ratio.show(), f"{used.median:.0f}", held, f"{started[side]:,.1f}"])
+    columns = ["encoder", "ms forth and back", "× plain", "MFU, %", "kept for the way back, MB", "first three passes, s"]
+    figures = {"seconds": found, "kept": kept, "started": started, "needed": needed, "throughput": throughput}
     measuring.publish("passes", options, measuring.table(columns, rows), figures)
 
 

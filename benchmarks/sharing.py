@@ -5,7 +5,8 @@ classifications, MiniLM, no dropout, float32; weights of the encoder and heads t
 bundle; and the bundle on disk. Adapters are on a frozen encoder, shared by all tasks or one for each; so are branches (the
 last two layers of each task) and vectors of tasks. Heads that read a mix of all layers are on an encoder that is trained.
 Against: joint training of the whole encoder, and of heads alone on a frozen one.
-How: all sides in turn in one process after a warm-up; ratios between neighbours in time.
+How: all sides in turn in one process after a warm-up; ratios between neighbours in time. MFU: FLOPs of the side's own step
+(``torch.utils.flop_counter``, padding in it) over the time and the best throughput of products of matrices here.
 
     python benchmarks/sharing.py
 """
@@ -20,6 +21,7 @@ from typing import Any
 import measuring
 import torch
 from measuring import Spread
+from torch.utils.flop_counter import FlopCounterMode
 
 from mtl.components import Builder
 from mtl.config import Choice, EncoderConfig
@@ -120,17 +122,22 @@ def main() -> None:
     sides = sides_of(plugins, options.methods or list(plugins.adapters), options.tasks)
     sizes = {name: side.sizes() for name, side in sides.items()}
     steps: dict[str, Callable[[int], float]] = {name: side.step for name, side in sides.items()}
-    for step in steps.values():  # the warm-up
-        step(0)
+    throughput, flops = measuring.matmul_throughput(), {}
+    for name, step in steps.items():  # the warm-up
+        with FlopCounterMode(display=False) as counter:
+            step(0)
+        flops[name] = int(counter.get_total_flops())
     seconds = measuring.interleave(steps, options.repeats)
     rows = []
     for name, times in seconds.items():
         ratio = Spread.of([mine / base for mine, base in zip(times, seconds[WHOLE], strict=True)])
         of = sizes[name]
         shown = [f"{of['trained']:,.0f}", f"{of['task'] / 2**10:,.0f}", f"{of['bundle'] / 2**20:.1f}"]
-        rows.append([name, *shown, f"{1000 * Spread.of(times).median:.0f}", ratio.show()])
-    columns = ["shared", "weights trained", "kB a task more", "bundle, MB", "step, ms", "beside the whole encoder"]
-    measuring.publish("sharing", options, measuring.table(columns, rows), {"seconds": seconds, "sizes": sizes})
+        used = measuring.utilisation(flops[name], times, throughput)
+        rows.append([name, *shown, f"{1000 * Spread.of(times).median:.0f}", ratio.show(), f"{used.median:.0f}"])
+    columns = ["shared", "weights trained", "kB a task more", "bundle, MB", "step, ms", "beside the whole encoder", "MFU, %"]
+    figures = {"seconds": seconds, "sizes": sizes, "flops": flops, "throughput": throughput}
+    measuring.publish("sharing", options, measuring.table(columns, rows), figures)
 
 
 if __name__ == "__main__":
