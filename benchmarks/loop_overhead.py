@@ -215,18 +215,25 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.set_defaults(repeats=5)
     parser.add_argument("--memory", type=int, default=1, help="whether the peak memory of each side is measured")
+    parser.add_argument("--mixed", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(measuring.THREADS)
     if options.child is not None:
-        getattr(Both(options, mixed=True).of(options.warm_up), options.child)(0)
+        getattr(Both(options, options.mixed).of(options.warm_up), options.child)(0)
         print(json.dumps(measuring.peak_memory()))
         return
     # First, while this process is small: a child's peak starts from what its parent holds.
     same = ("--warm-up", options.warm_up, "--batch-size", options.batch_size)
-    memory = {side: measuring.in_fresh_process(__file__, side, *same) / 1e6 for side in SIDES if options.memory}
+    ways = {"homogeneous": (), "mixed": ("--mixed",)}
+    memory = {
+        f"{name}, {side}": measuring.in_fresh_process(__file__, side, *same, *way) / 1e6
+        for name, way in ways.items()
+        for side in SIDES
+        if options.memory
+    }
     throughput = measuring.matmul_throughput()
-    figures = {name: measure(options, name == "mixed", throughput) for name in ("homogeneous", "mixed")}
+    figures = {name: measure(options, bool(way), throughput) for name, way in ways.items()}
     rows, speeds = [], []
     for name, found in figures.items():
         for clock in ("wall", "processor"):
@@ -235,7 +242,7 @@ def main() -> None:
             rows.append([f"{name}, {clock} time", *(cells[side].show(".1f") for side in (*SIDES, "overhead")), difference])
         for side in SIDES:
             speed, used = found[side]["examples_per_second"], found[side]["utilisation"]
-            peak = f"{memory[side]:,.0f}" if memory else "–"
+            peak = f"{memory[f'{name}, {side}']:,.0f}" if memory else "–"
             speeds.append([f"{name}, {side}", speed.show(".1f"), used.show(".0f"), peak])
     columns = ["batches", "bare loop, ms a step", "mtl, ms a step", "overhead, %", "largest difference of weights"]
     shown = measuring.table(columns, rows)
