@@ -96,7 +96,7 @@ def main() -> None:
         for name, times in seconds.items():
             ratio = Spread.of([mine / base for mine, base in zip(times, seconds[JOINT], strict=True)])
             shown = f"{1000 * Spread.of(times).median:.0f} ms" if name == JOINT else ratio.show()
-            used = measuring.utilisation(needed, times, throughput)
+            used = Spread.of([measuring.utilisation(needed, each, throughput) for each in times])
             rows[name] += [shown, f"{flops[name] / flops[JOINT]:.2f}", f"{used.median:.0f}"]
         figures[str(count)] = {"seconds": seconds, "flops": flops, "needed": needed, "throughput": throughput}
     columns = ["method", *(f"{what}, {count} tasks" for count in options.tasks for what in ("time", "FLOPs", "MFU, %"))]

@@ -7,9 +7,9 @@ and the test rows.
 The set-up of SetFit: ``SetFitModel`` with its logistic regression and ``Trainer`` with the defaults of its
 ``TrainingArguments`` (batches of 16 pairs, one epoch of as many equal as unequal pairs, 2e-5), without logging and saving.
 mtl adapts as ``mtl transfer`` and ``mtl adapt`` do, with the adaptation's defaults.
-How: one process, the sides in turn after a warm-up of each; round r draws support r. Peak memory is that of a fresh process that
-learns support 0 and answers. Target: SetFit's mean accuracy, within the
-spread of its supports or better, in at most a fifth of its time.
+How: one process, the sides in turn after a warm-up of each; round r draws support r. Peak memory is that of a fresh process
+that learns support 0 and answers. Target: SetFit's mean accuracy, within the spread of its supports or better, in at most a
+fifth of its time.
 
     DATA=path/to/data python benchmarks/few_shot_setfit.py
 """

@@ -240,7 +240,7 @@ def summary(
         ratios = [
             Spread.of([own / other for own, other in zip(speeds[side], speeds[base], strict=True)]) for base in (DEFAULTS, best)
         ]
-        used = Spread.of([100 * run.flops / run.seconds / throughput["bf16" in side] for run in runs])
+        used = Spread.of([measuring.utilisation(run.flops, run.seconds, throughput["bf16" in side]) for run in runs])
         padding = Spread.of([100 * run.padding for run in runs])
         accuracy = {name: Spread.of([100 * run.accuracy[name] for run in runs]) for name in runs[0].accuracy}
         figures[side] = {

@@ -196,7 +196,7 @@ def measure(options: argparse.Namespace, mixed: bool, throughput: float) -> dict
     for side, runs in sides.items():
         figures[side] = {
             "examples_per_second": Spread.of([seen.rows / run["wall"] for run in runs]),
-            "utilisation": measuring.utilisation(flops, [run["wall"] for run in runs], throughput),
+            "utilisation": Spread.of([measuring.utilisation(flops, run["wall"], throughput) for run in runs]),
         }
     for clock in ("wall", "processor"):
         bare, ours = ([run[clock] for run in sides[side]] for side in ("bare", "mtl"))
@@ -213,10 +213,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30, help="optimiser steps of one training")
     parser.add_argument("--warm-up", type=int, default=5, help="steps of the warm-up of each side")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.set_defaults(repeats=5)
     parser.add_argument("--memory", type=int, default=1, help="whether the peak memory of each side is measured")
     parser.add_argument("--mixed", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
+    parser.set_defaults(repeats=5)
     options = parser.parse_args()
     torch.set_num_threads(measuring.THREADS)
     if options.child is not None:

@@ -170,9 +170,9 @@ def training_flops(config: Any, tokens: float, squares: float) -> float:
     return float(3 * layers * (2 * weights * tokens + 4 * hidden * squares))
 
 
-def utilisation(flops: float, seconds: Sequence[float], throughput: float) -> Spread:
+def utilisation(flops: float, seconds: float, throughput: float) -> float:
     """Return model-FLOPs utilisation in percent: operations over the time and what products of matrices reach here."""
-    return Spread.of([100 * flops / each / throughput for each in seconds])
+    return 100 * flops / seconds / throughput
 
 
 def read_tasks(folder: Path, test_rows: int | None = None) -> list[Task]:

@@ -87,7 +87,8 @@ def main() -> None:
     for side, seconds in found.items():
         ratio = Spread.of([own / plain for own, plain in zip(seconds, found["plain"], strict=True)])
         held = f"{kept[side] / _MEGA:,.0f}" if side in kept else "–"
-        times, used = Spread.of([1000 * s for s in seconds]), measuring.utilisation(needed, seconds, throughput)
+        times = Spread.of([1000 * s for s in seconds])
+        used = Spread.of([measuring.utilisation(needed, s, throughput) for s in seconds])
         rows.append([side, times.show(",.0f"), ratio.show(), f"{used.median:.0f}", held, f"{started[side]:,.1f}"])
     columns = ["encoder", "ms forth and back", "× plain", "MFU, %", "kept for the way back, MB", "first three passes, s"]
     figures = {"seconds": found, "kept": kept, "started": started, "needed": needed, "throughput": throughput}

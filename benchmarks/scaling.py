@@ -130,7 +130,7 @@ def main() -> None:
         unit, scale = ("tokens", 1e6) if axis == "tokens" else ("rows", 1e3)
         each = [run["seconds"] / run[unit] for run in runs]
         first = [run["seconds"] / run[unit] for run in base]
-        utilisation = Spread.of([100 * run["flops"] / run["throughput"] / run["seconds"] for run in runs])
+        utilisation = Spread.of([measuring.utilisation(run["flops"], run["seconds"], run["throughput"]) for run in runs])
         ratio = Spread.of([a / b for a, b in zip(each, first, strict=True)])
         figures[side] = {"ratio": ratio, "utilisation": utilisation, "runs": runs}
         limit = Spread.of([run["flops"] / run["throughput"] / run[unit] for run in runs]).median

@@ -133,7 +133,7 @@ def main() -> None:
         ratio = Spread.of([mine / base for mine, base in zip(times, seconds[WHOLE], strict=True)])
         of = sizes[name]
         shown = [f"{of['trained']:,.0f}", f"{of['task'] / 2**10:,.0f}", f"{of['bundle'] / 2**20:.1f}"]
-        used = measuring.utilisation(flops[name], times, throughput)
+        used = Spread.of([measuring.utilisation(flops[name], each, throughput) for each in times])
         rows.append([name, *shown, f"{1000 * Spread.of(times).median:.0f}", ratio.show(), f"{used.median:.0f}"])
     columns = ["shared", "weights trained", "kB a task more", "bundle, MB", "step, ms", "beside the whole encoder", "MFU, %"]
     figures = {"seconds": seconds, "sizes": sizes, "flops": flops, "throughput": throughput}

@@ -157,8 +157,8 @@ class Reader:
         """Read an episode, its support, its queries and its names, in one pass of the whole encoder."""
         batches = [episode.support, episode.query, *([] if episode.names is None else [episode.names])]
         support, query, *names = encode_together(self.encoder, batches)
-        features, queries = self._features_of(episode.support, support), self._features_of(episode.query, query)
-        return self._reading(episode, features, queries, names)
+        read = self._features_of(episode.support, support), self._features_of(episode.query, query)
+        return self._reading(episode, *read, names)
 
     def read_support(self, episode: Episode, states: Tensor | None) -> Reading:
         """Read an episode's support and its names, not its queries.

@@ -29,12 +29,12 @@ class ProtoMAML(GradientBased):
 
     name_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
 
+    starts_at_features: ClassVar[bool] = True
+
     def prepare(self, model: MultiTaskModel) -> None:
         super().prepare(model)
         for reader in self._readers.values():
             need_classes(reader, "protomaml")
-
-    starts_at_features: ClassVar[bool] = True
 
     def start(self, reader: Reader, episode: Episode, states: Tensor | None = None) -> Linear:
         reading = reader.read_support(episode, states)
