@@ -15,6 +15,8 @@ mtl trains under the settings of ``mtl run`` (deterministic algorithms, freed me
 Peak memory: of a fresh process that reads the data and learns from a twentieth of them.
 MFU: operations that the tokens need (no padding; Chowdhery et al. 2022, arXiv:2204.02311, appendix B) over the time and the
 best throughput of float32 products of matrices (of bfloat16 ones where they are used) in the same process.
+Time to a metric (``--target 90``): seconds of training until both tasks have so much test accuracy, looked at after every
+tenth step while the clock stands; a training ends there.
 How: one process, the sides in turn after a warm-up of each; round r has seed r. Targets: 1.8 times the examples a
 second of the defaults and 1.3 times those of the best settings, accuracy the same within the spread of the seeds.
 
@@ -29,7 +31,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,7 +54,7 @@ from mtl.model.inference import TaskData, evaluate
 from mtl.model.precision import Precision, in_bfloat16
 from mtl.plugins import Plugins, load_plugins
 from mtl.training.loop import Trainer
-from mtl.training.strategy import Strategy
+from mtl.training.strategy import StepReport, Strategy
 from mtl.training.weighting import TaskLoss
 
 DEFAULTS = "hf, defaults"
@@ -60,14 +62,63 @@ DEFAULTS = "hf, defaults"
 
 @dataclass
 class Outcome:
-    """What one training gave: seconds, counts and accuracies."""
+    """What one training gave: seconds, counts and accuracies; and whether it ended at the target."""
 
     seconds: float
     steps: int
     rows: int
     padding: float
     flops: float
-    accuracy: dict[str, float] = field(default_factory=dict)
+    reached: bool
+    accuracy: dict[str, float]
+
+
+class Looks:
+    """Tests a model after every tenth step, if there is a target, and says when all tasks have reached it.
+
+    Args:
+        target: The accuracy, in percent.
+        test: Returns each task's accuracy.
+    """
+
+    def __init__(self, target: float | None, test: Callable[[], Mapping[str, float]]) -> None:
+        self.target, self.test = target, test
+        self.seconds, self.reached = 0.0, False
+
+    def after(self, step: int) -> bool:
+        """Return whether a training may end with this step; what looking takes is added to ``seconds``."""
+        if self.target is not None and step % 10 == 0:
+            with measuring.stopwatch() as clock:
+                self.reached = 100 * min(self.test().values()) >= self.target
+            self.seconds += clock["wall"]
+        return self.reached
+
+
+class Looking(Onlooker):
+    """An onlooker that ends mtl's training where :class:`Looks` says so."""
+
+    def __init__(self, looks: Looks) -> None:
+        super().__init__()
+        self.looks = looks
+        self.trainer: Trainer | None = None
+
+    def step_end(self, step: int, examples: int, report: StepReport) -> None:
+        """Count a step, and look."""
+        super().step_end(step, examples, report)
+        if self.looks.after(step) and self.trainer is not None:
+            self.trainer.progress.stopped = True
+
+
+class LookingCallback(transformers.TrainerCallback):
+    """The same for the Hugging Face Trainer."""
+
+    def __init__(self, looks: Looks) -> None:
+        self.looks = looks
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """Look."""
+        if self.looks.after(state.global_step):
+            control.should_training_stop = True
 
 
 class TwoHeads(nn.Module):
@@ -148,14 +199,19 @@ class Bench:
         model = measuring.make_model(self.encoder, self.data, seed)
         strategy: Strategy = build("strategy", Choice(name="joint"))
         strategy.setup([TaskLoss(name, 1.0, 1.0) for name in self.data], build)
-        sampler, onlooker = build("sampler", Choice(name="proportional")), Onlooker()
+        sampler = build("sampler", Choice(name="proportional"))
+
+        def test() -> dict[str, float]:
+            return {name: evaluate(model, task, "test", size=64)["accuracy"] for name, task in self.data.items()}
+
+        onlooker = Looking(Looks(self.options.target, test))
         with tempfile.TemporaryDirectory() as folder, measuring.settings_of_a_run():
-            trainer = Trainer(model, self.data, strategy, sampler, self.examples, config, Path(folder), onlooker)
-            with measuring.stopwatch() as figures:
-                trainer.train()
-        accuracy = {name: evaluate(model, task, "test", size=64)["accuracy"] for name, task in self.data.items()}
+            onlooker.trainer = Trainer(model, self.data, strategy, sampler, self.examples, config, Path(folder), onlooker)
+            with measuring.stopwatch() as clock:
+                onlooker.trainer.train()
+        accuracy = test()
         self.encoder.precision = "fp32"
-        return Outcome(figures["wall"], onlooker.steps, onlooker.rows, onlooker.padding, self._flops(onlooker), accuracy)
+        return self._outcome(clock["wall"], onlooker.steps, onlooker, onlooker.looks, accuracy)
 
     def hugging_face(self, seed: int, **settings: Any) -> Outcome:
         """Train and test with the Hugging Face Trainer."""
@@ -163,27 +219,32 @@ class Bench:
         model = TwoHeads(copy.deepcopy(self.backbone), [start.head(name).linear for name in self.data])
         onlooker = Onlooker()
         # Not in the collator: the Trainer collates a batch more than it learns from.
-        counter = model.register_forward_pre_hook(
-            lambda module, args, given: onlooker.count(given["attention_mask"], len(given["labels"])), with_kwargs=True
-        )
+        model.register_forward_pre_hook(partial(self._count, onlooker), with_kwargs=True)
         collator = transformers.DataCollatorWithPadding(self.encoder.tokenizer.backend)
         with tempfile.TemporaryDirectory() as folder:
             trainer = transformers.Trainer(
                 model, self._arguments(folder, seed, settings), collator, concatenate_datasets(self.splits["train"])
             )
             trainer.remove_callback(transformers.PrinterCallback)
-            with measuring.stopwatch() as figures:
-                trainer.train()
-            counter.remove()
-            steps = trainer.state.global_step
-            outcome = Outcome(figures["wall"], steps, onlooker.rows, onlooker.padding, self._flops(onlooker))
-            for name, test in zip(self.data, self.splits["test"], strict=True):
-                found = trainer.predict(test)
-                outcome.accuracy[name] = float((np.argmax(found.predictions, -1) == found.label_ids).mean())
-        return outcome
 
-    def _flops(self, onlooker: Onlooker) -> float:
-        return measuring.training_flops(self.backbone.config, onlooker.tokens, onlooker.squares)
+            def test() -> dict[str, float]:
+                found = {name: trainer.predict(rows) for name, rows in zip(self.data, self.splits["test"], strict=True)}
+                return {name: float((np.argmax(got.predictions, -1) == got.label_ids).mean()) for name, got in found.items()}
+
+            looks = Looks(self.options.target, test)
+            trainer.add_callback(LookingCallback(looks))
+            with measuring.stopwatch() as clock:
+                trainer.train()
+            return self._outcome(clock["wall"], trainer.state.global_step, onlooker, looks, test())
+
+    @staticmethod
+    def _count(onlooker: Onlooker, model: nn.Module, args: Any, given: Mapping[str, Tensor]) -> None:
+        if model.training:
+            onlooker.count(given["attention_mask"], len(given["labels"]))
+
+    def _outcome(self, wall: float, steps: int, seen: Onlooker, looks: Looks, accuracy: dict[str, float]) -> Outcome:
+        flops = measuring.training_flops(self.backbone.config, seen.tokens, seen.squares)
+        return Outcome(wall - looks.seconds, steps, seen.rows, seen.padding, flops, looks.reached, accuracy)
 
     def _experiment(self, seed: int) -> ExperimentConfig:
         rate = self.options.learning_rate
@@ -241,10 +302,12 @@ def summary(
             Spread.of([own / other for own, other in zip(speeds[side], speeds[base], strict=True)]) for base in (DEFAULTS, best)
         ]
         used = Spread.of([measuring.utilisation(run.flops, run.seconds, throughput["bf16" in side]) for run in runs])
+        seconds = Spread.of([run.seconds for run in runs])
         padding = Spread.of([100 * run.padding for run in runs])
         accuracy = {name: Spread.of([100 * run.accuracy[name] for run in runs]) for name in runs[0].accuracy}
         figures[side] = {
             "examples_per_second": Spread.of(speeds[side]),
+            "seconds": seconds,
             "ratio": ratios[0],
             "ratio_to_best": ratios[1],
             "utilisation": used,
@@ -257,6 +320,7 @@ def summary(
         name = f"{side} (its best)" if side == best else side
         against = [ratio.show() for ratio in ratios]
         peak = f"{memory[side]:,.0f}" if memory else "–"
+        shown.append(seconds.show(".1f") if all(run.reached for run in runs) else "–")
         rows.append([name, Spread.of(speeds[side]).show(".1f"), *against, used.show(".0f"), peak, padding.show(".1f"), *shown])
     return rows, figures
 
@@ -269,6 +333,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=5, help="steps of the warm-up of each side")
     parser.add_argument("--test-rows", type=int, help="test on so few rows of each task: for a smoke test")
     parser.add_argument("--memory", type=int, default=1, help="whether the peak memory of each side is measured")
+    parser.add_argument("--target", type=float, help="test accuracy, %%, of both tasks at which a training ends")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.set_defaults(repeats=3)
     options = parser.parse_args()
@@ -301,6 +366,7 @@ def main() -> None:
         "padding, %",
         "TREC, %",
         "SUBJ, %",
+        "s to target",
     ]
     measuring.publish("hf_trainer", options, measuring.table(columns, rows), figures)
 
