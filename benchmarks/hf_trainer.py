@@ -296,10 +296,11 @@ def summary(
     speeds = {side: [run.rows / run.seconds for run in runs] for side, runs in outcomes.items()}
     theirs = {side: Spread.of(found).median for side, found in speeds.items() if side.startswith("hf")}
     best = max(theirs, key=lambda side: theirs[side])
-    rows, figures = [], {"best": best, "throughput": {"fp32": throughput[False], "bf16": throughput.get(True)}}
+    rows, figures = [], {"best": best, "throughput": {"fp32": throughput.get(False), "bf16": throughput.get(True)}}
     for side, runs in outcomes.items():
         ratios = [
-            Spread.of([own / other for own, other in zip(speeds[side], speeds[base], strict=True)]) for base in (DEFAULTS, best)
+            Spread.of([own / other for own, other in zip(speeds[side], speeds[base], strict=True)]) if base in speeds else None
+            for base in (DEFAULTS, best)
         ]
         used = Spread.of([measuring.utilisation(run.flops, run.seconds, throughput["bf16" in side]) for run in runs])
         seconds = Spread.of([run.seconds for run in runs])
@@ -318,7 +319,7 @@ def summary(
         }
         shown = [accuracy[name].show(".1f") if name in accuracy else "–" for name in ("trec", "subj")]
         name = f"{side} (its best)" if side == best else side
-        against = [ratio.show() for ratio in ratios]
+        against = [ratio.show() if ratio else "–" for ratio in ratios]
         peak = f"{memory[side]:,.0f}" if memory else "–"
         shown.append(seconds.show(".1f") if all(run.reached for run in runs) else "–")
         rows.append([name, Spread.of(speeds[side]).show(".1f"), *against, used.show(".0f"), peak, padding.show(".1f"), *shown])
@@ -333,6 +334,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=5, help="steps of the warm-up of each side")
     parser.add_argument("--test-rows", type=int, help="test on so few rows of each task: for a smoke test")
     parser.add_argument("--memory", type=int, default=1, help="whether the peak memory of each side is measured")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="at least one of them hf's")
     parser.add_argument("--target", type=float, help="test accuracy, %%, of both tasks at which a training ends")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.set_defaults(repeats=3)
@@ -340,7 +342,8 @@ def main() -> None:
     torch.set_num_threads(measuring.THREADS)
     disable_progress_bar()
 
-    ways = {name: way for name, way in SIDES.items() if "bf16" not in name or in_bfloat16("auto", torch.device("cpu"))}
+    low = in_bfloat16("auto", torch.device("cpu"))
+    ways = {name: SIDES[name] for name in options.sides if low or "bf16" not in name}
 
     def sides(bench: Bench) -> dict[str, Callable[[int], Outcome]]:
         return {name: partial(way, bench, **settings) for name, (way, settings) in ways.items()}
