@@ -334,7 +334,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=5, help="steps of the warm-up of each side")
     parser.add_argument("--test-rows", type=int, help="test on so few rows of each task: for a smoke test")
     parser.add_argument("--memory", type=int, default=1, help="whether the peak memory of each side is measured")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="at least one of them hf's")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="one of them hf's. Default: all")
     parser.add_argument("--target", type=float, help="test accuracy, %%, of both tasks at which a training ends")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.set_defaults(repeats=3)
@@ -342,8 +342,10 @@ def main() -> None:
     torch.set_num_threads(measuring.THREADS)
     disable_progress_bar()
 
-    low = in_bfloat16("auto", torch.device("cpu"))
-    ways = {name: SIDES[name] for name in options.sides if low or "bf16" not in name}
+    has_bfloat16 = in_bfloat16("auto", torch.device("cpu"))
+    ways = {name: SIDES[name] for name in options.sides if has_bfloat16 or "bf16" not in name}
+    if not any(name.startswith("hf") for name in ways):
+        parser.error("--sides: name one of hf's that this processor can run, for the others to be compared with.")
 
     def sides(bench: Bench) -> dict[str, Callable[[int], Outcome]]:
         return {name: partial(way, bench, **settings) for name, (way, settings) in ways.items()}
