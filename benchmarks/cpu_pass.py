@@ -4,7 +4,7 @@ Measured: seconds of a pass of MiniLM forth and back with a dropout of 0.1 and f
 transformers with ``torch.dropout`` and the C library's allocator as it is; "mtl" draws 16 bits for each value that may be
 dropped and attends by products (``mtl.model.attention``); "mtl, kept" keeps freed memory too (``mtl.model.heap``), as
 ``mtl run`` does. And the peak memory of a fresh process after passes in bfloat16 over batches of drawn shapes, as they come
-and rounded to 4 sequences and 4 tokens (``round_shape``). Where the processor has no bfloat16, float32 alone is measured.
+and rounded (``round_shape``). Where the processor has no bfloat16, float32 alone is measured.
 How: the sides in turn in one process after a warm-up, ratios between neighbours; memory by ``ru_maxrss``.
 
     python benchmarks/cpu_pass.py
@@ -66,7 +66,7 @@ def child(rounded: bool, passes: int) -> float:
     encoder = load()
     encoder.precision = "bf16"
     if not rounded:
-        precision._ROWS = precision._TOKENS = 1
+        precision._MOST = 1
     rng = np.random.default_rng(0)
     for _ in range(passes):
         passing(encoder, int(rng.integers(9, 17)), int(rng.integers(10, 40)))

@@ -17,7 +17,7 @@ from mtl.errors import ConfigError
 
 _LOG = logging.getLogger(__name__)
 Precision = Literal["fp32", "bf16", "auto"]
-_ROWS, _TOKENS = 4, 4
+_MOST, _LARGE = 4, 256
 
 
 @cache
@@ -67,10 +67,11 @@ def computing(precision: Precision, device: torch.device) -> Iterator[None]:
 def round_shape(
     inputs: Mapping[str, Tensor], states: Tensor | None, precision: Precision
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Pad a batch to whole multiples of 4 tokens and 4 sequences (2 below 8, 1 below 4) where a pass is in bfloat16 on a CPU.
+    """Pad a batch to multiples of 4 sequences and 4 tokens, of less where that would be much, if a pass is in bfloat16 on a CPU.
 
     There a kernel is compiled, and kept in memory, for every new shape of a product; batches of texts have hundreds of
-    shapes. An added sequence has one token, so that its attention is defined.
+    shapes. In a batch of 256 tokens or more padding takes longer than compiling, so its sequences are padded to multiples of 2
+    below 64 tokens and not at all below 32. An added sequence has one token, so that its attention is defined.
 
     Args:
         inputs: ``[sequences, tokens]`` each.
@@ -78,10 +79,15 @@ def round_shape(
         precision: Of the pass.
     """
     mask = inputs["attention_mask"]
-    multiple = min(_ROWS, 1 << max(0, mask.shape[0].bit_length() - 2))  # adds a third at most
-    rows, tokens = -mask.shape[0] % multiple, -mask.shape[1] % _TOKENS
+    rows = -mask.shape[0] % _multiple(mask.shape[0], 2)  # adds a third at most
+    tokens = -mask.shape[1] % (_MOST if mask.numel() < _LARGE else _multiple(mask.shape[1], 5))
     if not (rows or tokens) or mask.device.type != "cpu" or not in_bfloat16(precision, mask.device):
         return dict(inputs), states
     padded = {name: pad(value, (0, tokens, 0, rows)) for name, value in inputs.items()}
     padded["attention_mask"][mask.shape[0] :, 0] = 1
     return padded, None if states is None else pad(states, (0, 0, 0, tokens, 0, rows))
+
+
+def _multiple(size: int, bits: int) -> int:
+    """Return the largest of 1, 2 and 4 that changes no more than a size's bits after its first ones."""
+    return min(_MOST, 1 << max(0, size.bit_length() - bits))

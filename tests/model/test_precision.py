@@ -62,6 +62,17 @@ def test_a_small_batch_is_filled_up_by_no_more_than_a_third():
     assert [rows(count) for count in range(1, 10)] == [1, 2, 3, 4, 6, 6, 8, 8, 12]
 
 
+@pytest.mark.parametrize(
+    ("count", "tokens", "padded"),
+    [(7, 17, (8, 20)), (8, 29, (8, 32)), (31, 9, (32, 9)), (8, 33, (8, 34)), (16, 63, (16, 64)), (4, 65, (4, 68))],
+)
+def test_short_sequences_are_filled_up_only_in_a_small_batch(count, tokens, padded):
+    mask = torch.ones(count, tokens, dtype=torch.long)
+    inputs, _ = round_shape({"input_ids": mask, "attention_mask": mask}, None, "bf16")
+    assert {value.shape for value in inputs.values()} == {padded}
+    assert inputs["attention_mask"].sum() == count * tokens + padded[0] - count  # a token of each sequence that is added
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])
 def test_a_gpu_without_bfloat16_is_refused_only_where_it_is_asked_for(monkeypatch, precision):
     monkeypatch.setattr(module, "has_bfloat16", lambda device: False)
