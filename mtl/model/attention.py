@@ -32,7 +32,7 @@ def drop(values: Tensor, share: float) -> Tensor:
     count = values.numel()
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(1 << 63), None).view(torch.int16)[:count]
     least = steps - _STEPS // 2
-    # 1 where the bits are as much, else 0, and then the same as numbers. By way of a comparison's bytes it takes twice as long.
+    # 1 where the bits are as much, else 0, and then the same as numbers. A comparison's bytes take twice as long, in bfloat16.
     ones = bits.clamp_(least - 1, least).sub_(least - 1).mul_(_ONE).view(torch.bfloat16)
     kept = ones.to(values.dtype).mul_(_STEPS / (_STEPS - steps))
     return values * kept.view(values.shape)

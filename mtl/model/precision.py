@@ -17,7 +17,8 @@ from mtl.errors import ConfigError
 
 _LOG = logging.getLogger(__name__)
 Precision = Literal["fp32", "bf16", "auto"]
-_MOST, _LARGE = 4, 256
+_MOST = 4  # what a batch is padded to multiples of, at most
+_LARGE = 256  # tokens of a batch from which it is padded less
 
 
 @cache
@@ -70,8 +71,8 @@ def round_shape(
     """Pad a batch to multiples of 4 sequences and 4 tokens, of less where that would be much, if a pass is in bfloat16 on a CPU.
 
     There a kernel is compiled, and kept in memory, for every new shape of a product; batches of texts have hundreds of
-    shapes. In a batch of 256 tokens or more padding takes longer than compiling, so its sequences are padded to multiples of 2
-    below 64 tokens and not at all below 32. An added sequence has one token, so that its attention is defined.
+    shapes. In a large batch padding soon takes longer than compiling: of 256 tokens or more, its sequences are padded to multiples
+    of 2 below 64 tokens and not at all below 32. An added sequence has one token, so that its attention is defined.
 
     Args:
         inputs: ``[sequences, tokens]`` each.
@@ -89,5 +90,5 @@ def round_shape(
 
 
 def _multiple(size: int, bits: int) -> int:
-    """Return the largest of 1, 2 and 4 that changes no more than a size's bits after its first ones."""
+    """Return what a size is padded to multiples of: 1 up to ``bits`` binary digits, then 2, then 4."""
     return min(_MOST, 1 << max(0, size.bit_length() - bits))
