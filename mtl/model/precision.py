@@ -71,8 +71,8 @@ def round_shape(
     """Pad a batch to multiples of 4 sequences and 4 tokens, of less where that would be much, if a pass is in bfloat16 on a CPU.
 
     There a kernel is compiled, and kept in memory, for every new shape of a product; batches of texts have hundreds of
-    shapes. In a large batch padding soon takes longer than compiling: of 256 tokens or more, its sequences are padded to multiples
-    of 2 below 64 tokens and not at all below 32. An added sequence has one token, so that its attention is defined.
+    shapes. In a large batch padding soon takes longer than compiling: of 256 tokens or more, its sequences are padded to
+    multiples of 2 below 64 tokens and not at all below 32. An added sequence has one token, so that its attention is defined.
 
     Args:
         inputs: ``[sequences, tokens]`` each.
