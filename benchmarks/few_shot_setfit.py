@@ -8,8 +8,10 @@ The set-up of SetFit: ``SetFitModel`` with its logistic regression and ``Trainer
 ``TrainingArguments`` (batches of 16 pairs, one epoch of as many equal as unequal pairs, 2e-5), without logging and saving.
 mtl adapts as ``mtl transfer`` and ``mtl adapt`` do, with the adaptation's defaults.
 How: one process, the sides in turn after a warm-up of each; round r draws support r. Peak memory is that of a fresh process
-that learns support 0 and answers. Target: SetFit's mean accuracy, within the spread of its supports or better, in at most a
-fifth of its time.
+that learns support 0 and answers. MFU is of round 0: the operations of learning and answering as each side makes them, counted
+in that fresh process by ``torch.utils.flop_counter`` (padding in it, PyTorch's fused attention on a CPU not), over their time
+and the best throughput of products of matrices here. Target: SetFit's mean accuracy, within the spread of its supports or
+better, in at most a fifth of its time.
 
     DATA=path/to/data python benchmarks/few_shot_setfit.py
 """
@@ -39,6 +41,7 @@ from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
 from measuring import Spread
 from sentence_transformers import SentenceTransformer
+from torch.utils.flop_counter import FlopCounterMode
 
 import mtl
 from mtl.components import Builder
@@ -134,7 +137,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--test-rows", type=int, default=500, help="test rows")
     parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=SIDES, help="to look at one alone")
     parser.add_argument("--option", nargs="*", default=[], help="options of the adaptation, as steps=30")
-    parser.add_argument("--memory", type=int, default=1, help="whether the peak memory of each side is measured")
+    parser.add_argument("--memory", type=int, default=1, help="whether peak memory and operations of each side are measured")
     parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
     parser.set_defaults(repeats=8)
     return parser.parse_args()
@@ -147,13 +150,14 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     disable_progress_bar()
     # First, while this process is small: a child's peak starts from what its parent holds.
-    memory = {
-        (name, shots, side): _peak(options, name, shots, side)
+    alone = {
+        (name, shots, side): _alone(options, name, shots, side)
         for name in options.tasks
         for shots in options.shots
         for side in options.sides
         if options.memory and not options.child
     }
+    throughput = 0.0 if options.child else measuring.matmul_throughput()
     plugins = load_plugins()
     place = plugins.encoders.get("minilm")()
     choice = Choice.model_validate({"name": "contrastive", **dict(_option(each) for each in options.option)})
@@ -162,27 +166,35 @@ def main() -> None:
         target = Target(name, plugins, options.test_rows, choice)
         learn = {"mtl": target.mtl, "setfit": partial(target.setfit, place=place)}
         if options.child:
-            learn[options.child](target.support(options.shots[0], 0))
-            print(json.dumps(measuring.peak_memory()))
+            support = target.support(options.shots[0], 0)
+            learn[options.child](support)
+            peak = measuring.peak_memory()
+            with FlopCounterMode(display=False) as counter:
+                learn[options.child](support)
+            print(json.dumps({"peak": peak, "flops": counter.get_total_flops()}))
             return
         for side in options.sides:
             learn[side](target.support(2, 0))  # the warm-up
         for shots in options.shots:
             sides = {side: partial(_round, target, learn[side], shots) for side in options.sides}
             found = measuring.interleave(sides, options.repeats)
-            peaks = {side: memory[name, shots, side] for side in options.sides if memory}
-            figures[f"{name}, {shots}"] = {**found, "peak_megabytes": peaks}
-            rows.append(_row(f"{name}, {shots}", found, peaks))
+            costs = {side: alone[name, shots, side] for side in options.sides if alone}
+            figures[f"{name}, {shots}"] = {**found, "alone": costs, "throughput": throughput}
+            rows.append(_row(f"{name}, {shots}", found, costs, throughput))
             print(rows[-1], file=sys.stderr, flush=True)
     columns = ["task, shots"]
-    columns += [f"{side}, {what}" for side in options.sides for what in ("accuracy", "learning, s", "answering, s", "peak, MB")]
+    columns += [
+        f"{side}, {what}" for side in options.sides for what in ("accuracy", "learning, s", "answering, s", "peak, MB", "MFU, %")
+    ]
     columns += ["times as fast"] if len(options.sides) > 1 else []
     measuring.publish("few_shot_setfit", options, measuring.table(columns, rows), figures)
 
 
-def _peak(options: argparse.Namespace, name: str, shots: int, side: str) -> float:
+def _alone(options: argparse.Namespace, name: str, shots: int, side: str) -> dict[str, float]:
+    """Return the peak memory, in bytes, and the operations of one side in a fresh process."""
     same = ("--test-rows", options.test_rows, *(("--option", *options.option) if options.option else ()))
-    return float(measuring.in_fresh_process(__file__, side, "--tasks", name, "--shots", shots, *same)) / 1e6
+    found: dict[str, float] = measuring.in_fresh_process(__file__, side, "--tasks", name, "--shots", shots, *same)
+    return found
 
 
 def _round(target: Target, learn: Any, shots: int, number: int) -> Outcome:
@@ -190,14 +202,18 @@ def _round(target: Target, learn: Any, shots: int, number: int) -> Outcome:
     return outcome
 
 
-def _row(name: str, found: dict[str, Sequence[Outcome]], peaks: Mapping[str, float]) -> list[str]:
+def _row(
+    name: str, found: dict[str, Sequence[Outcome]], costs: Mapping[str, Mapping[str, float]], throughput: float
+) -> list[str]:
     row = [name]
     for side, outcomes in found.items():
         accuracies = [outcome.accuracy for outcome in outcomes]
         sd = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
         row.append(f"{statistics.fmean(accuracies):.3f} ±{sd:.3f}")
         row += [Spread.of([getattr(outcome, what) for outcome in outcomes]).show() for what in ("learning", "answering")]
-        row.append(f"{peaks[side]:,.0f}" if peaks else "–")
+        first = outcomes[0].learning + outcomes[0].answering
+        row.append(f"{costs[side]['peak'] / 1e6:,.0f}" if costs else "–")
+        row.append(f"{measuring.utilisation(costs[side]['flops'], first, throughput):.0f}" if costs else "–")
     if len(found) > 1:
         theirs, ours = (found[side] for side in SIDES)
         row.append(Spread.of([a.learning / b.learning for a, b in zip(theirs, ours, strict=True)]).show(".1f"))

@@ -7,10 +7,12 @@ features; where only a part is adapted, ``maml_update`` is given the gradients o
 has the part above the trunk alone in a MAML, the trunk run once, as a careful user of learn2learn would write it.
 How: times in one process, all sides in turn, ratios between neighbours; peak memory in a fresh process each, above what
 the process had with the model loaded (``ru_maxrss``); FLOPs by ``torch.utils.flop_counter``, over those of one forward
-pass of support or query. Targets: second order, all layers: store at most 1.0 of learn2learn's time; recompute at most
-1.4 of it, and at most half its extra memory. Last two layers: 1.4 times as fast. ANIL: 2.5 times, with the trunk frozen
-20 times. FOMAML: within 10 % of K + 1 bare forward and backward passes. 600 episodes answered by prototypes under
-3 s, by logistic regression under 30 s, once rows are encoded. Peak memory flat from 1 to 16 episodes a step.
+pass of support or query. MFU is those that a side makes (padding and what is made again in them, PyTorch's fused attention
+on a CPU not), over its time and the best throughput of products of matrices here. Targets: second order, all layers:
+store at most 1.0 of learn2learn's time; recompute at most 1.4 of it, and at most half its extra memory. Last two layers:
+1.4 times as fast. ANIL: 2.5 times, with the trunk frozen 20 times. FOMAML: within 10 % of K + 1 bare forward and backward
+passes. 600 episodes answered by prototypes under 3 s, by logistic regression under 30 s, once rows are encoded. Peak
+memory flat from 1 to 16 episodes a step.
 
     python benchmarks/meta.py
 """
@@ -307,6 +309,7 @@ def main() -> None:
     steps = {name: step for name, (_, step) in sides(options.words).items() if name in names}
     forward = flops_of_forward(options.words)
     counted = {name: flops(step) / forward for name, step in steps.items()}
+    throughput = measuring.matmul_throughput()
     timed: dict[str, Callable[[int], float]] = {name: _timed(step, seen="seen" in name) for name, step in steps.items()}
     seconds = measuring.interleave(timed, options.repeats)
     print(json.dumps({"seconds": seconds, "flops": counted}), file=sys.stderr, flush=True)
@@ -316,15 +319,16 @@ def main() -> None:
         ratio = Spread.of([mine / other for mine, other in zip(times, seconds[base], strict=True)]).show() if base else "1"
         room = f"{memory[name] / memory[base]:.2f}" if base else "1"
         milliseconds = Spread.of([1000 * value for value in times]).show(".0f")
-        rows.append([name, milliseconds, ratio, f"{memory[name]:,.0f}", room, f"{counted[name]:.1f}"])
-    columns = ["side", "ms an episode", "× learn2learn or bare", "extra peak, MB", "× of it", "FLOPs in forward passes"]
+        used = Spread.of([measuring.utilisation(counted[name] * forward, value, throughput) for value in times]).show(".0f")
+        rows.append([name, milliseconds, ratio, f"{memory[name]:,.0f}", room, f"{counted[name]:.1f}", used])
+    columns = ["side", "ms an episode", "× learn2learn or bare", "extra peak, MB", "× of it", "FLOPs in forward passes", "MFU, %"]
     speed = evaluation_seconds(options.episodes)
     table = measuring.table(columns, rows)
     table += "\n\n" + measuring.table(["episodes a step", "extra peak, MB"], [[str(n), f"{mb:,.0f}"] for n, mb in flat.items()])
     shown = [[name, f"{value:.2f}"] for name, value in speed.items()]
     table += "\n\n" + measuring.table([f"{options.episodes} episodes by", "seconds"], shown)
-    figures = {"seconds": seconds, "memory": memory, "flops": counted, "episodes_a_step": flat, "evaluation": speed}
-    measuring.publish("meta", options, table, figures)
+    figures = {"seconds": seconds, "memory": memory, "flops": counted, "throughput": throughput}
+    measuring.publish("meta", options, table, {**figures, "episodes_a_step": flat, "evaluation": speed})
 
 
 def flops_of_forward(words: int) -> int:
