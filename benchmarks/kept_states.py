@@ -4,7 +4,9 @@ Measured: seconds of the training steps, and of the whole run, of joint training
 layers frozen, without dropout: without a cache, with an empty one, and with one that an earlier run has filled.
 Against: the run without a cache. A text's way through four frozen layers is a third of a step's operations or more: a step
 is 6 layers forth and 2 back (about 10 layers' worth), and 2 forth and 2 back (about 6) with the cache.
-How: fresh folders, one process, all sides in turn; ratios between neighbours in time.
+How: fresh folders, one process, all sides in turn; ratios between neighbours in time. MFU is the part that the operations so
+counted (no padding; Chowdhery et al. 2022, arXiv:2204.02311, appendix B) have of the steps' time, over the best throughput of
+products of matrices in the same process. An empty cache is filled before the first step.
 
     python benchmarks/kept_states.py
 """
@@ -15,21 +17,49 @@ import os
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import measuring
-from measuring import Spread
+from measuring import Onlooker, Spread
+from transformers import BertConfig
 
 import mtl
 from mtl.files import read_json
 
+if TYPE_CHECKING:
+    from mtl.data.batches import Batch
+    from mtl.model.encoder import Encoder
+    from mtl.run import Run
+
+_FROZEN = 4
+
+
+class Seen(Onlooker):
+    """A plugin that counts what a run learns from."""
+
+    config = BertConfig()
+
+    @mtl.hookimpl
+    def mtl_encoder_loaded(self, run: Run, encoder: Encoder) -> None:
+        """Know the encoder's sizes, and count from here."""
+        self.config = encoder.backbone.config
+        self.tokens = self.squares = 0
+
+    @mtl.hookimpl
+    def mtl_batch_ready(self, run: Run, batch: Batch) -> None:
+        """Count a batch."""
+        self.count(batch.inputs["attention_mask"], batch.rows)
+
+
+seen = Seen()
+
 
 def run(folder: Path, states: Path, cache: float) -> dict[str, float]:
-    """Return the seconds of a run and of its steps."""
+    """Return the seconds of a run and of its steps, and the operations that the steps need."""
     os.environ["MTL_CACHE"] = str(states)
     experiment = mtl.Experiment.of(
         name="kept",
-        encoder={"name": "minilm", "freeze": 4, "cache": cache, "dropout": 0},
+        encoder={"name": "minilm", "freeze": _FROZEN, "cache": cache, "dropout": 0},
         tasks=["helpdesk/intent", "helpdesk/sentiment", "helpdesk/urgency", "helpdesk/entities"],
         sampler="uniform",
         budget={"epochs": 4},
@@ -37,10 +67,12 @@ def run(folder: Path, states: Path, cache: float) -> dict[str, float]:
         evaluation={"times": 2},
         threads=measuring.THREADS,
         output=str(folder),
+        plugins=["__main__:seen"],
     )
     finished = experiment.run()
     found = read_json(finished.folder / "timing.json", mtl.MTLError)
-    return {"steps": sum(found["training_seconds"].values()), "run": found["wall_seconds"]}
+    flops = measuring.training_flops(seen.config, seen.tokens, seen.squares, frozen=_FROZEN, kept=cache > 0)
+    return {"steps": sum(found["training_seconds"].values()), "run": found["wall_seconds"], "flops": flops}
 
 
 def side(base: Path, name: str, cache: float, filled: bool, number: int) -> dict[str, float]:
@@ -63,7 +95,9 @@ def main() -> None:
             "filled cache": partial(side, base, "filled", 1.0, True),
         }
         run(base / "warm-up", base / "states", 0.0)
+        before = measuring.matmul_throughput()
         found = measuring.interleave(sides, options.repeats)
+        throughput = max(before, measuring.matmul_throughput())
     rows = []
     for name, figures in found.items():
         row = [name]
@@ -71,8 +105,9 @@ def main() -> None:
             times = [each[what] for each in figures]
             ratio = Spread.of([base[what] / mine[what] for mine, base in zip(figures, found["no cache"], strict=True)])
             row += [Spread.of(times).show(".1f"), ratio.show()]
-        rows.append(row)
-    columns = ["side", "steps, s", "× as fast", "whole run, s", "× as fast"]
+        shares = [measuring.utilisation(each["flops"], each["steps"], throughput) for each in figures]
+        rows.append([*row, Spread.of(shares).show(".0f")])
+    columns = ["side", "steps, s", "× as fast", "whole run, s", "× as fast", "MFU of the steps, %"]
     measuring.publish("kept_states", options, measuring.table(columns, rows), {"seconds": found})
 
 

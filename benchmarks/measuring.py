@@ -153,7 +153,7 @@ def matmul_throughput(bfloat16: bool = False) -> float:
     return 2 * side**3 / min(seconds)
 
 
-def training_flops(config: Any, tokens: float, squares: float) -> float:
+def training_flops(config: Any, tokens: float, squares: float, frozen: int = 0, kept: bool = False) -> float:
     """Return the operations that learning from so many tokens needs: products of matrices of all layers, padding left out.
 
     Forth, a token needs two for each weight of its layers' matrices, and attention 4 × hidden for each pair of tokens and
@@ -164,10 +164,13 @@ def training_flops(config: Any, tokens: float, squares: float) -> float:
         config: The encoder's, a BERT.
         tokens: How many, over all sequences.
         squares: Sum of the squares of the sequences' lengths.
+        frozen: Layers at the bottom that nothing goes back through.
+        kept: Whether what leaves them is there already.
     """
     hidden, layers = config.hidden_size, config.num_hidden_layers
     weights = 4 * hidden**2 + 2 * hidden * config.intermediate_size
-    return float(3 * layers * (2 * weights * tokens + 4 * hidden * squares))
+    passes = 3 * (layers - frozen) + (0 if kept else frozen)
+    return float(passes * (2 * weights * tokens + 4 * hidden * squares))
 
 
 def utilisation(flops: float, seconds: float, throughput: float) -> float:
@@ -228,10 +231,10 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def in_fresh_process(script: str, *arguments: object) -> Any:
-    """Return the JSON that a script prints last when it is run as ``script --child arguments``."""
+def in_fresh_process(script: str, *arguments: object, **environment: str) -> Any:
+    """Return the JSON that a script prints last when it is run as ``script --child arguments``, with more in its environment."""
     command = [sys.executable, script, "--child", *map(str, arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **environment})
     return json.loads(done.stdout.splitlines()[-1])
 
 

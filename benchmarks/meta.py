@@ -239,6 +239,8 @@ _AGAINST = {
     "head: trunk frozen, rows seen before": "head: learn2learn",
     "first order: mtl": "first order: K + 1 passes",
 }
+#: The GNU C library then gives freed blocks of 128 kB or more back at once, so that a peak is what is alive and not how it lies.
+_GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": str(128 * 1024)}
 #: All sides, those that others are held against first.
 _NAMES = tuple(dict.fromkeys([*_AGAINST.values(), *_AGAINST]))
 
@@ -269,9 +271,9 @@ def child(name: str, words: int, per_step: int) -> dict[str, float]:
     return {"extra": measuring.peak_memory() - before}
 
 
-def in_fresh_process(name: str, words: int, per_step: int = 1) -> float:
+def in_fresh_process(name: str, words: int, per_step: int = 1, **environment: str) -> float:
     """Return the extra peak memory of one side, in megabytes."""
-    found = measuring.in_fresh_process(__file__, name, "--words", words, "--per-step", per_step)
+    found = measuring.in_fresh_process(__file__, name, "--words", words, "--per-step", per_step, **environment)
     return float(found["extra"]) / 1e6
 
 
@@ -305,7 +307,10 @@ def main() -> None:
     # First, while this process is small: a child's peak starts from what its parent holds.
     names = [name for name in _NAMES if name.startswith(options.only)]
     memory = {name: in_fresh_process(name, options.words) for name in names}
-    flat = {count: in_fresh_process("all layers: recompute", options.words, count) for count in (1, 2, 4, 8, 16)}
+    flat = {
+        count: [in_fresh_process("all layers: recompute", options.words, count, **setting) for setting in ({}, _GIVEN_BACK)]
+        for count in (1, 2, 4, 8, 16)
+    }
     print(json.dumps({"memory": memory, "episodes a step": flat}), file=sys.stderr, flush=True)
     steps = {name: step for name, (_, step) in sides(options.words).items() if name in names}
     forward = flops_of_forward(options.words)
@@ -325,7 +330,8 @@ def main() -> None:
     columns = ["side", "ms an episode", "× learn2learn or bare", "extra peak, MB", "× of it", "FLOPs in forward passes", "MFU, %"]
     speed = evaluation_seconds(options.episodes)
     table = measuring.table(columns, rows)
-    table += "\n\n" + measuring.table(["episodes a step", "extra peak, MB"], [[str(n), f"{mb:,.0f}"] for n, mb in flat.items()])
+    heights = [[str(count), *(f"{peak:,.0f}" for peak in peaks)] for count, peaks in flat.items()]
+    table += "\n\n" + measuring.table(["episodes a step", "extra peak, MB", "tensors given back at once, MB"], heights)
     shown = [[name, f"{value:.2f}"] for name, value in speed.items()]
     table += "\n\n" + measuring.table([f"{options.episodes} episodes by", "seconds"], shown)
     figures = {"seconds": seconds, "memory": memory, "flops": counted, "throughput": throughput}
