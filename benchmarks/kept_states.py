@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 import measuring
 from measuring import Onlooker, Spread
-from transformers import BertConfig
 
 import mtl
 from mtl.files import read_json
@@ -37,7 +36,7 @@ _FROZEN = 4
 class Seen(Onlooker):
     """A plugin that counts what a run learns from."""
 
-    config = BertConfig()
+    config: Any
 
     @mtl.hookimpl
     def mtl_encoder_loaded(self, run: Run, encoder: Encoder) -> None:
@@ -108,7 +107,7 @@ def main() -> None:
         shares = [measuring.utilisation(each["flops"], each["steps"], throughput) for each in figures]
         rows.append([*row, Spread.of(shares).show(".0f")])
     columns = ["side", "steps, s", "× as fast", "whole run, s", "× as fast", "MFU of the steps, %"]
-    measuring.publish("kept_states", options, measuring.table(columns, rows), {"seconds": found})
+    measuring.publish("kept_states", options, measuring.table(columns, rows), {"seconds": found, "throughput": throughput})
 
 
 if __name__ == "__main__":

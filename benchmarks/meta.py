@@ -12,7 +12,8 @@ on a CPU not), over its time and the best throughput of products of matrices her
 store at most 1.0 of learn2learn's time; recompute at most 1.4 of it, and at most half its extra memory. Last two layers:
 1.4 times as fast. ANIL: 2.5 times, with the trunk frozen 20 times. FOMAML: within 10 % of K + 1 bare forward and backward
 passes. 600 episodes answered by prototypes under 3 s, by logistic regression under 30 s, once rows are encoded. Peak
-memory flat from 1 to 16 episodes a step.
+memory flat from 1 to 16 episodes a step; it is measured again with freed tensors given back to the system at once, as
+the C library keeps some on the heap.
 
     python benchmarks/meta.py
 """
