@@ -160,9 +160,16 @@ class Features:
     @property
     def lengths(self) -> Array:
         """Tokens of each row's longest sequence, ``[rows]``."""
-        if isinstance(self.sequences, int) and self.sequences == 1:
-            return self.tokenized.input_ids.lengths
-        longest: Array = np.maximum.reduceat(self.tokenized.input_ids.lengths, self.offsets[:-1])
+        return self.lengths_of(np.arange(len(self)))
+
+    def lengths_of(self, rows: Array) -> Array:
+        """Return the tokens of the longest sequence of each of ``rows``, ``[n]``, counting no other row's."""
+        fixed, counts = isinstance(self.sequences, int), self.counts[rows]
+        ends = np.cumsum(counts)
+        starts = rows * self.sequences if fixed else self.offsets[rows]
+        places = np.repeat(starts - ends + counts, counts) + np.arange(ends[-1] if len(ends) else 0)
+        offsets = self.tokenized.input_ids.offsets
+        longest: Array = np.maximum.reduceat(offsets[places + 1] - offsets[places], ends - counts)
         return longest
 
     def take(self, indices: Sequence[int]) -> Features:

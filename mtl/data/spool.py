@@ -19,6 +19,7 @@ from mtl.metrics import Array
 _TYPES = {"int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL"}
 _TYPES |= {"float64": "F64", "float32": "F32"}
 _ALIGNMENT = 8
+_PART = 1 << 16  # numbers that are written at once
 
 
 class Spool:
@@ -68,12 +69,12 @@ class Spool:
         self._file.seek(0)
         shutil.copyfileobj(self._file, stream, 2**20)
 
-    def mapped(self) -> Array:
-        """Return the array, memory-mapped and read-only."""
+    def mapped(self, *, writable: bool = False) -> Array:
+        """Return the array, memory-mapped, and read-only if it is not to be ``writable``."""
         if not np.prod(self.shape):
             return np.empty(self.shape, dtype=self.like.dtype)
         self._file.flush()
-        return np.asarray(np.memmap(self._file, self.like.dtype, mode="r", shape=self.shape))
+        return np.asarray(np.memmap(self._file, self.like.dtype, mode="r+" if writable else "r", shape=self.shape))
 
 
 class RaggedSpool:
@@ -112,6 +113,16 @@ class Columns:
     def mapped(self) -> dict[str, Array | Ragged]:
         """Return the columns, memory-mapped and read-only."""
         return {name: column.mapped() for name, column in self._columns.items()}
+
+
+def permutation(size: int, rng: np.random.Generator, folder: Path | None) -> Array:
+    """Return what ``rng.permutation(size)`` is, memory-mapped; see :class:`Spool`."""
+    spool = Spool(folder)
+    for start in range(0, size, _PART):
+        spool.append(np.arange(start, min(start + _PART, size)))
+    order = spool.mapped(writable=True)
+    rng.shuffle(order)
+    return order
 
 
 def write_safetensors(path: Path, spools: Mapping[str, Spool]) -> None:

@@ -11,7 +11,9 @@ import numpy as np
 
 from mtl.config import BatchConfig
 from mtl.data.batches import cut
-from mtl.data.features import Features
+from mtl.data.features import Features, default_cache
+from mtl.data.rows import Rows
+from mtl.data.spool import permutation
 from mtl.metrics import Array
 from mtl.seeds import seed_of
 from mtl.training.sampler import Sampler
@@ -26,11 +28,11 @@ class _Stream:
     """Rows in random order, pass after pass. Depends on the seed and the rows alone, not on the task's company.
 
     Tasks that read the same rows go through them in the same order, so that in mixed batches one encoder pass
-    over a text serves them all.
+    over a text serves them all. The order of rows that stay on disk stays there too.
     """
 
-    def __init__(self, rows: str, size: int, seed: int) -> None:
-        self._rows, self._size, self._seed = rows, size, seed
+    def __init__(self, rows: Rows, size: int, seed: int) -> None:
+        self._rows, self._size, self._seed, self._on_disk = rows.fingerprint, size, seed, rows.on_disk
         self.position = 0
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
@@ -40,7 +42,8 @@ class _Stream:
             epoch, offset = divmod(self.position, self._size)
             if epoch != self._epoch:
                 rng = np.random.default_rng(seed_of(self._seed, self._rows, epoch))
-                self._epoch, self._order = epoch, rng.permutation(self._size)
+                self._epoch = epoch
+                self._order = permutation(self._size, rng, default_cache()) if self._on_disk else rng.permutation(self._size)
             part = self._order[offset : offset + count]
             parts.append(part)
             self.position += len(part)
@@ -74,12 +77,12 @@ class Schedule:
 
     def __init__(self, features: Mapping[str, Features], sampler: Sampler, batch: BatchConfig, examples: int, seed: int) -> None:
         self._tasks = sorted(features)
-        self._lengths = {task: split.lengths for task, split in features.items()}
+        self._features = features
         self._sequences = {task: split.counts for task, split in features.items()}
         self._sizes = {task: len(features[task]) for task in self._tasks}
         self._sampler, self._batch, self.examples, self._seed = sampler, batch, examples, seed
         self._rng = np.random.default_rng(seed_of(seed, "schedule"))
-        self._streams = {task: _Stream(features[task].rows.fingerprint, self._sizes[task], seed) for task in self._tasks}
+        self._streams = {task: _Stream(features[task].rows, self._sizes[task], seed) for task in self._tasks}
         self._drawn = 0
         self._place = self._here()
         self._pending: list[BatchRows] = []
@@ -141,19 +144,26 @@ class Schedule:
     def _homogeneous(self, drawn: Mapping[str, Array]) -> list[BatchRows]:
         batches: list[BatchRows] = []
         for task, rows in drawn.items():
-            lengths = self._lengths[task]
-            order = rows[np.argsort(lengths[rows], kind="stable")].tolist()
-            batches += [{task: batch} for batch in self._cut(order, lengths, self._sequences[task])]
+            ordered, lengths = self._by_length(task, rows)
+            cuts = self._cut(range(len(ordered)), lengths, self._sequences[task][ordered])
+            batches += [{task: ordered[places].tolist()} for places in cuts]
         return batches
+
+    def _by_length(self, task: str, rows: Array) -> tuple[Array, Array]:
+        """Return rows of a task from short to long, and their lengths."""
+        lengths = self._features[task].lengths_of(rows)
+        order = np.argsort(lengths, kind="stable")
+        return rows[order], lengths[order]
 
     def _mixed(self, drawn: Mapping[str, Array]) -> list[BatchRows]:
         pairs: list[tuple[str, int]] = []
-        turns = []
+        turns, found = [], []
         for task, rows in drawn.items():
-            ordered = rows[np.argsort(self._lengths[task][rows], kind="stable")]
+            ordered, own = self._by_length(task, rows)
             pairs += [(task, int(row)) for row in ordered]
-            turns.append(_turns(self._lengths[task][ordered]))
-        lengths = np.array([self._lengths[task][row] for task, row in pairs])
+            turns.append(_turns(own))
+            found.append(own)
+        lengths = np.concatenate(found)
         order = np.lexsort((np.concatenate(turns), lengths)).tolist()
         sequences = np.array([self._sequences[task][row] for task, row in pairs])
         batches: list[BatchRows] = []

@@ -154,3 +154,13 @@ def test_the_length_of_a_row_is_that_of_its_longest_sequence(backend):
     features = Features(tokenized, 2, {}, Rows({}, "input", range(1, 3)))
     assert len(features) == 2
     assert features.lengths.tolist() == [5, 4]  # with [CLS] and [SEP]
+    assert features.lengths_of(np.array([1, 0, 1])).tolist() == [4, 5, 4]
+
+
+def test_the_length_of_a_row_of_any_number_of_sequences_is_that_of_its_longest(backend):
+    from mtl.data.features import Features
+
+    tokenized = Tokenizer(backend, 16)(["the", "the cat sat", "bob sat", "bob", "bob sat on"])
+    features = Features(tokenized, np.array([2, 1, 2]), {}, Rows({}, "input", range(1, 4)))
+    assert features.lengths.tolist() == [5, 4, 5]
+    assert features.lengths_of(np.array([2, 1])).tolist() == [5, 4]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from mtl.config import BatchConfig
 from mtl.data.features import Features, Ragged, Tokenized
+from mtl.data.lazy import Lazy
 from mtl.data.rows import Rows
 from mtl.seeds import seed_of
 from mtl.training.schedule import Schedule, plan
@@ -49,6 +51,27 @@ def counts_of(batches):
 def test_every_row_of_an_epoch_comes_exactly_once(mixed):
     seen = Counter(row for batch in schedule(ONE, examples=300, mixed=mixed) for row in batch["a"])
     assert seen == Counter(range(300))
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_rows_on_disk_come_in_the_same_order_and_take_no_memory(mixed, tmp_path, monkeypatch):
+    monkeypatch.setenv("MTL_CACHE", str(tmp_path))
+    size = 400_000
+    lengths = np.random.default_rng(0).integers(1, 30, size)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    tokens, nothing = Ragged(np.zeros(offsets[-1], np.int8), offsets), Ragged.of([])
+    found, peaks = [], []
+    for column in ([], Lazy(size, lambda start, end: [""] * (end - start))):
+        rows = Rows({"text": column}, "made", range(1, size + 1), "made")
+        tracemalloc.start()
+        batches = schedule({"t": Features(Tokenized(tokens, None, nothing, nothing), 1, {}, rows)}, examples=1000, mixed=mixed)
+        found.append(listed(batches))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert found[0] == found[1]
+    in_memory, on_disk = peaks
+    assert in_memory > 8 * size  # the order of the epoch
+    assert on_disk < 8 * size / 2
 
 
 @pytest.mark.parametrize("mixed", [False, True])
