@@ -20,6 +20,7 @@ from mtl.meta.closed_form import Linear
 from mtl.meta.inner import RATE, Descent, Loss, Order, Parameters, Trace, unroll
 from mtl.meta.reader import Reader, Trunk
 from mtl.meta.scope import Adapted, scope_of
+from mtl.training.strategy import Draw, StepReport
 
 if TYPE_CHECKING:
     from mtl.config import EpisodesConfig
@@ -236,6 +237,13 @@ class GradientBased(EpisodicStrategy):
             return torch.nn.functional.linear(self.scale * features, theta[WEIGHT], theta[BIAS])
 
         return answer
+
+    def fill_gradients(self, model: MultiTaskModel, draw: Draw) -> StepReport:
+        # The sums over episodes are there from the first on, so that a step of one takes the memory of a step of many.
+        for parameter in self.adapted.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return super().fill_gradients(model, draw)
 
     def episode_loss(self, reader: Reader, episode: Episode) -> Tensor:
         if self._progress >= self.multi_step:

@@ -526,6 +526,20 @@ def test_the_gradient_of_several_episodes_is_their_mean(encoder_folder):
     assert report.weights == {"topic": 1.0}
 
 
+def test_the_sums_over_episodes_are_there_from_the_first_on(encoder_folder, monkeypatch):
+    world = make_world(encoder_folder)
+    strategy = world.prepared(MAML(steps=1))
+    seen = []
+    whole = MAML.episode_loss
+    monkeypatch.setattr(
+        MAML,
+        "episode_loss",
+        lambda self, *given: seen.append({name for name, p in self.adapted.items() if p.grad is not None}) or whole(self, *given),
+    )
+    strategy.fill_gradients(world.model, [world.episode(seed=seed) for seed in range(2)])
+    assert seen[0] == seen[1] == set(strategy.adapted) != set()
+
+
 @BOTH
 def test_the_first_step_from_a_head_of_zeros_has_the_gradient_of_a_whole_step_for_less(encoder_folder, memory):
     found, work = [], []
