@@ -163,7 +163,7 @@ class Features:
         return self.lengths_of(np.arange(len(self)))
 
     def lengths_of(self, rows: Array) -> Array:
-        """Return the tokens of the longest sequence of each of ``rows``, ``[n]``, counting no other row's."""
+        """Return the tokens of the longest sequence of each of ``rows``, ``[n]``, without a look at the others."""
         fixed, counts = isinstance(self.sequences, int), self.counts[rows]
         ends = np.cumsum(counts)
         starts = rows * self.sequences if fixed else self.offsets[rows]
