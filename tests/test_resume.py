@@ -80,7 +80,11 @@ def mtl_run_end(run, results):
     reached("mtl_run_end")
 """
 JOINT = {"strategy": {"name": "joint", "weighting": "dwa"}, "batch": {"size": 8, "mixed": True, "accumulate": 2}}
-ADAPTED = {**JOINT, "encoder": {"freeze": "all", "adapter": {"name": "adalora", "rank": 1, "initial_rank": 4, "per_task": True}}}
+ADAPTED = {
+    **JOINT,
+    "strategy": {"name": "joint", "weighting": "imtl-l"},
+    "encoder": {"freeze": "all", "adapter": {"name": "adalora", "rank": 1, "initial_rank": 4, "per_task": True}},
+}
 SINGLE = {"strategy": {"name": "single", "weighting": "uncertainty"}, "batch": {"size": 8, "accumulate": 2}}
 CHANGES: dict[str, dict[str, Any]] = {"joint": JOINT, "single": SINGLE, "adapted": ADAPTED}
 #: What must be the same to the last bit.

@@ -114,6 +114,11 @@ class Encoder(nn.Module):
         """Return the names of the adapters' parameters; those of one task, where there is one per task."""
         return frozenset() if self.adapters is None else frozenset(f"backbone.{name}" for name in self.adapters.names(task))
 
+    def shared(self) -> dict[str, nn.Parameter]:
+        """Return what is trained for all tasks, by name."""
+        names = self.adapter_names() if self.per_task else ()
+        return {name: p for name, p in self.named_parameters() if p.requires_grad and name not in names}
+
     def forward(
         self,
         inputs: Mapping[str, Tensor],

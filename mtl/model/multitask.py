@@ -116,11 +116,6 @@ class MultiTaskModel(nn.Module):
         adapters = [parameter for name, parameter in self.encoder.named_parameters() if name in names]
         return [parameter for parameter in (*self.head(task).parameters(), *adapters) if parameter.requires_grad]
 
-    def shared(self) -> dict[str, nn.Parameter]:
-        """Return what is trained of the encoder for all tasks, by name."""
-        names = self.encoder.adapter_names() if self.encoder.per_task else ()
-        return {name: p for name, p in self.encoder.named_parameters() if p.requires_grad and name not in names}
-
     def parameter_groups(self, learning_rate: float, head_learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Split what is trained into AdamW's groups: encoder and heads, with and without weight decay."""
         groups = []

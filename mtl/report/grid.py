@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class Grid:
         columns: Cells that differ in chance alone, those with results.
         findings: Of the tasks and of the targets, where there are any.
         spent: What each column has used.
-        matrices: Affinity of the tasks.
+        matrices: Affinity of the tasks, of each column that has looked at it.
     """
 
     folder: Path
@@ -112,11 +112,11 @@ def read_grid(folder: Path, comparison: Mapping[str, Any] | None, results: Seque
         for title, methods, usual in ((_TASKS, tasks, "single"), (_TARGETS, targets, "none"))
         if methods
     ]
-    done = [place for place, _ in _finished(folder, comparison, results)]
     used = spent_by(folder, comparison, results, columns)
-    looks = [look for place in done for look in _looks(place)]
     base = next((found.baseline for found in findings if found.title == _TARGETS), None)
-    matrices = [matrix for matrix in (gradient_cosines(looks), transfer_gains(targets, base)) if matrix]
+    places = {id(run): place for place, run in _finished(folder, comparison, results)}
+    cosines = _cosines({column.label: [places[id(run)] for run in column.runs] for column in columns})
+    matrices = [matrix for matrix in (*cosines, transfer_gains(targets, base)) if matrix]
     return Grid(folder, comparison, results, columns, findings, used, matrices)
 
 
@@ -134,6 +134,18 @@ def _finished(
 ) -> list[tuple[Path, Mapping[str, Any]]]:
     cells = zip(comparison["cells"], results, strict=True)
     return [(folder / cell["folder"], run) for cell, run in cells if run is not None]
+
+
+def _cosines(places: Mapping[str, Sequence[Path]]) -> list[Matrix]:
+    """Return the cosines of the tasks' gradients in the runs of each column that has looked at them.
+
+    Args:
+        places: Folders of each column's runs, by its label, which is in the title where there are several matrices.
+    """
+    by_label = {label: gradient_cosines([look for run in runs for look in _looks(run)]) for label, runs in places.items()}
+    found = {label: matrix for label, matrix in by_label.items() if matrix}
+    named = len(found) > 1
+    return [replace(matrix, title=f"{matrix.title}: {label}") if named else matrix for label, matrix in found.items()]
 
 
 def _looks(run: Path) -> Iterator[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def plot_curves(log: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
-    """Draw loss, weight and validation skill of every task over the examples seen."""
+    """Draw loss, weight, norm of the gradient and validation skill of every task over the examples seen."""
     steps = [line for line in log if "loss" in line]
     evaluations = [line for line in log if "skill" in line]
     paths = []
@@ -35,6 +35,8 @@ def plot_curves(log: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
         paths.append(_curves(_series(steps, "loss"), "training loss per unit", folder / "loss.png", smooth=True))
         if weights := _series(steps, "weight"):
             paths.append(_curves(weights, "weight of the loss", folder / "weight.png"))
+        if norms := _series(_with_norms(steps), "norm"):
+            paths.append(_curves(norms, "norm of the gradient", folder / "gradient-norm.png", smooth=True))
     if evaluations:
         series = _series(evaluations, "skill")
         paths.append(_curves(series, "validation skill (0 trivial, 1 perfect)", folder / "validation.png", marker="o"))
@@ -85,6 +87,13 @@ def _series(lines: Iterable[Mapping[str, Any]], key: str) -> dict[str, tuple[lis
                 xs.append(line["examples"])
                 ys.append(value)
     return dict(sorted(series.items()))
+
+
+def _with_norms(steps: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the steps at which a strategy has looked at each task's gradient, with its norm by the task."""
+    for line in steps:
+        if "gradients" in line:
+            yield {**line, "norm": dict(zip(line["gradients"]["tasks"], line["gradients"]["norms"], strict=True))}
 
 
 def _curves(

@@ -14,6 +14,7 @@ from mtl.training.weighting import TaskLoss
 
 if TYPE_CHECKING:
     from mtl.config import Choice, EpisodesConfig, ExperimentConfig
+    from mtl.model.encoder import Encoder
     from mtl.model.inference import TaskData
     from mtl.model.multitask import MultiTaskModel
     from mtl.training.sampler import Sampler
@@ -64,6 +65,20 @@ class Strategy(ABC):
 
     def setup(self, tasks: Sequence[TaskLoss], build: Build) -> None:
         """Get ready for training one model on ``tasks``."""
+
+    def check(self, config: ExperimentConfig, sampler: Sampler) -> None:
+        """Refuse what of the configuration does not go with it, after :meth:`setup` and before any data are read.
+
+        Raises:
+            ConfigError: Saying what does not go together, and what to set.
+        """
+
+    def check_encoder(self, encoder: Encoder) -> None:
+        """Refuse an encoder that it cannot train here, before the tasks are read.
+
+        Raises:
+            ConfigError: Saying what is missing, and what to set.
+        """
 
     def prepare(self, model: MultiTaskModel) -> None:
         """Get ready for training ``model``, after :meth:`setup` and before :meth:`parameters`."""

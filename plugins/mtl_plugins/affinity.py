@@ -40,7 +40,7 @@ def mtl_evaluation_end(run: Run, group: str, step: int, metrics: Mapping[str, Ma
     """Write down the cosines of the gradients of every two tasks (Yu et al. 2020, arXiv:2001.06782, definition 1)."""
     model = run.model
     tasks = sorted(task for task in _BATCHES if task in model.kinds)
-    shared = list(model.shared().values())
+    shared = list(model.encoder.shared().values())
     if len(tasks) < 2 or not shared or not run.strategy.trains_heads:
         return
     was_training = model.training

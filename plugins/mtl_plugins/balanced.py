@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
@@ -15,6 +14,7 @@ import mtl
 from mtl.config import Choice
 from mtl.data.batches import Batch
 from mtl.errors import ConfigError
+from mtl.model.memory import free_memory
 from mtl.model.multitask import MultiTaskModel
 from mtl.training.aggregation import Aggregation, Combined, pieces
 from mtl.training.draws import Batches, Draws
@@ -24,97 +24,44 @@ from mtl.training.weighting import TaskLoss
 
 if TYPE_CHECKING:
     from mtl.config import ExperimentConfig
+    from mtl.model.encoder import Encoder
     from mtl.model.inference import TaskData
     from mtl.training.sampler import Sampler
 
 
 @dataclass
-class Balanced(mtl.Strategy):
-    """Train one model on all tasks, their gradients on the shared parameters balanced.
-
-    A step has one micro-batch of each task, with an equal part of the rows where the sampler's shares are alike, else with
-    what is drawn for it. One of their graphs is alive at a time. Heads follow the gradient of their own task's loss, what
-    is shared and not balanced the mean of the gradients, as in joint training.
+class Balancing(mtl.Strategy):
+    """What strategies that balance the tasks' gradients share.
 
     Args:
         aggregation: How the gradients become one.
-        parameters_balanced: What is balanced: ``all`` that is shared, the last N layers, or the ``adapter``.
     """
 
     aggregation: Choice = field(default_factory=lambda: Choice(name="upgrad"))
-    parameters_balanced: Literal["all", "adapter"] | Annotated[int, Field(ge=1)] = "all"
 
     def setup(self, tasks: Sequence[TaskLoss], build: Build) -> None:
         if len(tasks) < 2:
-            raise ConfigError("strategy 'balanced' balances the gradients of several tasks; there is one. Use joint.")
+            raise ConfigError("strategy: balancing is of the gradients of several tasks; there is one. Use joint.")
         self._weights = {task.name: task.weight for task in tasks}
         self._aggregation: Aggregation = build("aggregation", self.aggregation)
         self._aggregation.setup(list(self._weights))
 
+    def check(self, config: ExperimentConfig, sampler: Sampler) -> None:
+        if self._aggregation.every_task:
+            who = f"strategy.aggregation {self.aggregation.name!r} needs every task in every step"
+            if not _like_shares(sampler, {name: number for number, name in enumerate(self._weights, 1)}):
+                raise ConfigError(f"{who}, in equal parts: set sampler to uniform.")
+            if config.batch.size < len(self._weights):
+                raise ConfigError(f"{who}: set batch.size to {len(self._weights)} or more.")
+
     def prepare(self, model: MultiTaskModel) -> None:
         self._model = model
         self._last: list[Batch] = []
-        trained = model.shared()
-        balanced = self._choose(model, trained)
-        self._balanced = [parameter for name, parameter in trained.items() if name in balanced]
-        self._rest = [parameter for name, parameter in trained.items() if name not in balanced]
-        self._size = sum(parameter.numel() for parameter in self._balanced)
-        need, there = 4 * self._size * (len(self._weights) + 1), _free_memory()
-        if there is not None and need > there:
-            raise ConfigError(
-                f"strategy.parameters_balanced: the gradients of {len(self._weights)} tasks on {self._size:,} parameters take "
-                f"{need / 2**30:.1f} GB, of {there / 2**30:.1f} GB that are free. Balance the last layers only "
-                "(parameters_balanced: 2), an adapter, or freeze more."
-            )
-
-    def _choose(self, model: MultiTaskModel, trained: Mapping[str, nn.Parameter]) -> set[str]:
-        if self.parameters_balanced == "all":
-            chosen = set(trained)
-        elif self.parameters_balanced == "adapter":
-            chosen = trained.keys() & model.encoder.adapter_names()
-        else:
-            last = {id(p) for layer in model.encoder.layers()[-self.parameters_balanced :] for p in layer.parameters()}
-            chosen = {name for name, parameter in trained.items() if id(parameter) in last}
-        if not chosen:
-            raise ConfigError(
-                f"strategy.parameters_balanced is {self.parameters_balanced!r}, but none of these parameters is trained. "
-                "Freeze fewer layers, or set encoder.adapter."
-            )
-        return chosen
 
     def draws(self, data: Mapping[str, TaskData], sampler: Sampler, config: ExperimentConfig, examples: int) -> Draws:
-        sizes = {name: len(task.splits["train"]) for name, task in data.items()}
-        equal = len({share for at in (0.0, 1.0) for share in sampler.shares(sizes, at).values()}) == 1
-        if self._aggregation.every_task:
-            who = f"strategy.aggregation {self.aggregation.name!r} needs every task in every step"
-            if not equal:
-                raise ConfigError(f"{who}, in equal parts: set sampler to uniform.")
-            if config.batch.size < len(data):
-                raise ConfigError(f"{who}: set batch.size to {len(data)} or more.")
-        if not equal or config.batch.size < len(data):
-            return Drawn(data, sampler, config, examples)
-        return Dealt(data, sampler, config, examples)
-
-    def fill_gradients(self, model: MultiTaskModel, draw: Draw) -> StepReport:
-        rows = sum(batch.rows for batch in draw)
-        jacobian = self._balanced[0].new_empty(len(draw), self._size)
-        losses, report = [], StepReport()
-        for place, batch in enumerate(draw):
-            name = next(iter(batch.parts))
-            loss = model.loss(name, model(batch)[name], batch)
-            head = model.own(name)
-            others, count = [*self._rest, *head], len(self._balanced)
-            found = torch.autograd.grad(self._weights[name] * loss, [*self._balanced, *others], allow_unused=True)
-            _flatten(found[:count], self._balanced, jacobian[place])
-            shares = [batch.rows / rows] * len(self._rest) + [1.0] * len(head)
-            for parameter, gradient, share in zip(others, found[count:], shares, strict=True):
-                add_gradient(parameter, gradient, share)
-            losses.append(self._weights[name] * loss.detach())
-            report.losses[name] = loss.detach()
-        combined = self.balance(draw, jacobian, torch.stack(losses), report)
-        for parameter, gradient in zip(self._balanced, _parted(combined.gradient, self._balanced), strict=True):
-            add_gradient(parameter, gradient, 1.0)
-        return report
+        like = _like_shares(sampler, {name: len(task.splits["train"]) for name, task in data.items()})
+        dealt = like and config.batch.size >= len(data)
+        return (Dealt if dealt else Drawn)(data, sampler, config, examples)
 
     def balance(self, draw: Draw, jacobian: Tensor, losses: Tensor, report: StepReport) -> Combined:
         """Make one of the gradients ``[tasks, parameters]``, and report how they were to each other."""
@@ -144,6 +91,78 @@ class Balanced(mtl.Strategy):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._aggregation.load_state_dict(state["aggregation"])
+
+
+@dataclass
+class Balanced(Balancing):
+    """Train one model on all tasks, their gradients on the shared parameters balanced.
+
+    A step has one micro-batch of each task, with an equal part of the rows where the sampler's shares are alike, else with
+    what is drawn for it. One of their graphs is alive at a time. Heads follow the gradient of their own task's loss, what
+    is shared and not balanced the mean of the gradients, as in joint training.
+
+    Args:
+        aggregation: How the gradients become one.
+        parameters_balanced: What is balanced: ``all`` that is shared, the last N layers, or the ``adapter``.
+    """
+
+    parameters_balanced: Literal["all", "adapter"] | Annotated[int, Field(ge=1)] = "all"
+
+    def check_encoder(self, encoder: Encoder) -> None:
+        trained = encoder.shared()
+        device = next(encoder.parameters()).device
+        size = sum(trained[name].numel() for name in self._choose(encoder, trained))
+        need, there = 4 * size * (len(self._weights) + 1), free_memory(device)
+        if there is not None and need > there:
+            raise ConfigError(
+                f"strategy.parameters_balanced: the gradients of {len(self._weights)} tasks on {size:,} parameters take "
+                f"{need / 2**30:.1f} GB, of {there / 2**30:.1f} GB that are free. Balance the last layers only "
+                "(parameters_balanced: 2), an adapter, or freeze more."
+            )
+
+    def prepare(self, model: MultiTaskModel) -> None:
+        super().prepare(model)
+        trained = model.encoder.shared()
+        balanced = self._choose(model.encoder, trained)
+        self._balanced = [parameter for name, parameter in trained.items() if name in balanced]
+        self._rest = [parameter for name, parameter in trained.items() if name not in balanced]
+        self._size = sum(parameter.numel() for parameter in self._balanced)
+
+    def _choose(self, encoder: Encoder, trained: Mapping[str, nn.Parameter]) -> set[str]:
+        if self.parameters_balanced == "all":
+            chosen = set(trained)
+        elif self.parameters_balanced == "adapter":
+            chosen = trained.keys() & encoder.adapter_names()
+        else:
+            last = {id(p) for layer in encoder.layers()[-self.parameters_balanced :] for p in layer.parameters()}
+            chosen = {name for name, parameter in trained.items() if id(parameter) in last}
+        if not chosen:
+            raise ConfigError(
+                f"strategy.parameters_balanced is {self.parameters_balanced!r}, but none of these parameters is trained. "
+                "Freeze fewer layers, or set encoder.adapter."
+            )
+        return chosen
+
+    def fill_gradients(self, model: MultiTaskModel, draw: Draw) -> StepReport:
+        rows = sum(batch.rows for batch in draw)
+        jacobian = self._balanced[0].new_empty(len(draw), self._size)
+        losses, report = [], StepReport()
+        for place, batch in enumerate(draw):
+            name = next(iter(batch.parts))
+            loss = model.loss(name, model(batch)[name], batch)
+            head = model.own(name)
+            others, count = [*self._rest, *head], len(self._balanced)
+            found = torch.autograd.grad(self._weights[name] * loss, [*self._balanced, *others], allow_unused=True)
+            _flatten(found[:count], self._balanced, jacobian[place])
+            shares = [batch.rows / rows] * len(self._rest) + [1.0] * len(head)
+            for parameter, gradient, share in zip(others, found[count:], shares, strict=True):
+                add_gradient(parameter, gradient, share)
+            losses.append(self._weights[name] * loss.detach())
+            report.losses[name] = loss.detach()
+        combined = self.balance(draw, jacobian, torch.stack(losses), report)
+        for parameter, gradient in zip(self._balanced, _parted(combined.gradient, self._balanced), strict=True):
+            add_gradient(parameter, gradient, 1.0)
+        return report
 
 
 class Drawn(Batches):
@@ -191,13 +210,8 @@ class Dealt(Batches):
             schedule.load_state_dict(state["schedules"][name])
 
 
-def _free_memory() -> int | None:
-    """Return the bytes of memory that a process may still take, where the system says it."""
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return None
+def _like_shares(sampler: Sampler, sizes: Mapping[str, int]) -> bool:
+    return len({share for at in (0.0, 1.0) for share in sampler.shares(sizes, at).values()}) == 1
 
 
 def _flatten(gradients: Sequence[Tensor | None], parameters: Sequence[nn.Parameter], row: Tensor) -> None:

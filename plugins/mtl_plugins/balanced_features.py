@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from mtl.errors import ConfigError
-from mtl.model.encoded import POOLING, Encoded
+from mtl.model.encoded import Encoded
 from mtl.model.multitask import MultiTaskModel
 from mtl.training.strategy import Draw, StepReport
-from mtl_plugins.balanced import Balanced, add_gradient
+from mtl_plugins.balanced import Balancing, add_gradient
+
+if TYPE_CHECKING:
+    from mtl.config import ExperimentConfig
+    from mtl.model.encoder import Encoder
+    from mtl.training.sampler import Sampler
 
 
 @dataclass
-class BalancedFeatures(Balanced):
+class BalancedFeatures(Balancing):
     """Weigh the tasks by their gradients on what the encoder gives, and go back through it once.
 
     An approximation: a task's row of the Jacobian, ``[hidden]``, is the gradient of its loss by a vector added to all its
@@ -23,36 +29,44 @@ class BalancedFeatures(Balanced):
     joint step, and no memory for a Jacobian; the tasks' graphs are alive together.
     """
 
-    def prepare(self, model: MultiTaskModel) -> None:
-        self._model, self._last = model, []
+    def check(self, config: ExperimentConfig, sampler: Sampler) -> None:
+        super().check(config, sampler)
         if not self._aggregation.weighs:
             name = self.aggregation.name
             raise ConfigError(f"strategy.aggregation {name!r} gives no weights of tasks. Use the strategy balanced with it.")
 
+    def check_encoder(self, encoder: Encoder) -> None:
+        if not encoder.shared():
+            raise ConfigError("strategy: balancing is of gradients on shared parameters; none is trained. Freeze fewer layers.")
+
     def fill_gradients(self, model: MultiTaskModel, draw: Draw) -> StepReport:
-        encoder, report = model.encoder, StepReport()
-        graphs, rows, losses = [], [], []
+        embeddings, report = model.encoder.backbone.get_input_embeddings().weight, StepReport()
+        sent, rows, losses = [], [], []
         for batch in draw:
             (name, part) = next(iter(batch.parts.items()))
             encoded = model.encode(batch)[name]
-            states = encoded.states.detach().requires_grad_()
-            mask = encoded.mask
-            pooled = POOLING[encoder.pooling](states, mask)
-            seen = Encoded(states, mask, pooled, embeddings=encoder.backbone.get_input_embeddings().weight)
-            outputs = model.head(name)(seen.of(None, part.counts), part.columns)
+            given = [encoded.states, encoded.pooled, embeddings]
+            seen = [tensor.detach().requires_grad_() for tensor in given]
+            states, pooled, tied = seen
+            view = Encoded(states, encoded.mask, pooled, counts=part.counts, embeddings=tied)
+            outputs = model.head(name)(view, part.columns)
             loss = self._weights[name] * model.loss(name, outputs, batch)
             head = [parameter for parameter in model.head(name).parameters() if parameter.requires_grad]
-            gradient, *of_head = torch.autograd.grad(loss, [states, *head], allow_unused=True)
-            for parameter, found in zip(head, of_head, strict=True):
-                add_gradient(parameter, found, 1.0)
-            graphs.append((encoded.states, gradient))
-            rows.append((gradient * mask.unsqueeze(-1)).sum((0, 1)))
+            found = torch.autograd.grad(loss, [*seen, *head], allow_unused=True)
+            for parameter, gradient in zip(head, found[len(seen) :], strict=True):
+                add_gradient(parameter, gradient, 1.0)
+            # A vector added to all token states is added to their pooled vector, whichever way they are pooled.
+            by_states, by_pooled = found[:2]
+            row = states.new_zeros(states.shape[-1])
+            row = row if by_states is None else row + (by_states * encoded.mask.unsqueeze(-1)).sum((0, 1))
+            rows.append(row if by_pooled is None else row + by_pooled.sum(0))
+            pairs = zip(given, found[: len(given)], strict=True)
+            sent.append([(tensor, own) for tensor, own in pairs if own is not None and tensor.requires_grad])
             losses.append(loss.detach())
             report.losses[name] = loss.detach() / self._weights[name]
         combined = self.balance(draw, torch.stack(rows), torch.stack(losses), report)
         assert combined.weights is not None
-        torch.autograd.backward(
-            [states for states, _ in graphs],
-            [weight * gradient for weight, (_, gradient) in zip(combined.weights, graphs, strict=True)],
-        )
+        tensors = [tensor for own in sent for tensor, _ in own]
+        gradients = [weight * gradient for weight, own in zip(combined.weights, sent, strict=True) for _, gradient in own]
+        torch.autograd.backward(tensors, gradients)
         return report

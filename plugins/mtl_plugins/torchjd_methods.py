@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from sys import version_info
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtl.errors import MissingExtraError
+from mtl.errors import ConfigError, MissingExtraError
 from mtl.training.aggregation import Aggregation, Combined
 
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -102,6 +103,17 @@ class NashMTL(_FromTorchJD):
     every_task: ClassVar[bool] = True
 
     made: ClassVar[str] = "NashMTL"
+
+    def setup(self, tasks: Sequence[str]) -> None:
+        try:
+            super().setup(tasks)
+        except MissingExtraError as error:
+            if version_info < (3, 13) or find_spec("torchjd") is None or find_spec("cvxpy") is None:
+                raise
+            raise ConfigError(
+                "strategy.aggregation: nash-mtl solves with 'ecos', which is not installed and has no wheel for Python "
+                f"{version_info[0]}.{version_info[1]}. Take another aggregation, or Python 3.12 or older."
+            ) from error
 
     def options(self, tasks: int) -> dict[str, Any]:
         return {"n_tasks": tasks, "update_weights_every": self.every}

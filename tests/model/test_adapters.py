@@ -174,7 +174,7 @@ def test_branches_are_whole_layers_and_the_shared_ones_above_the_fork_are_out_of
     layer = sum(p.numel() for p in plain.layers()[1].parameters())
     named = dict(world.encoder.named_parameters())
     assert sum(named[key].numel() for key in world.encoder.adapter_names("mood")) == layer
-    shared = sum(p.numel() for p in world.model.shared().values())
+    shared = sum(p.numel() for p in world.model.encoder.shared().values())
     assert shared == sum(p.numel() for p in plain.parameters()) - layer
     world.model.zero_grad()
     torch.autograd.backward(sum(world.losses(world.batch(mood=range(3), rating=range(3))).values()))
@@ -287,7 +287,7 @@ def test_without_a_task_there_is_no_way_through_adapters_of_each(encoder_folder)
 def test_balanced_strategies_leave_adapters_of_one_task_to_it(encoder_folder):
     world = World(encoder_folder, LoRA(per_task=True), freeze="none")
     own = world.encoder.adapter_names()
-    assert own.isdisjoint(world.model.shared())
+    assert own.isdisjoint(world.model.encoder.shared())
     assert {id(p) for p in world.model.own("mood")}.isdisjoint({id(p) for p in world.model.own("rating")})
     assert len(world.model.own("mood")) == 2 + len(world.encoder.adapter_names("mood"))  # weight and bias of the head
 

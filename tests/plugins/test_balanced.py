@@ -21,7 +21,7 @@ from mtl.config import Choice, EncoderConfig
 from mtl.data.batches import collate
 from mtl.data.features import featurize
 from mtl.data.sources import load_splits
-from mtl.errors import ConfigError
+from mtl.errors import ConfigError, MissingExtraError
 from mtl.model.encoded import Encoded
 from mtl.model.encoder import load_encoder
 from mtl.model.multitask import MultiTaskModel
@@ -97,7 +97,7 @@ def world(encoder_folder):
 
 
 def balanced(model, method="upgrad", **options):
-    strategy = Balanced(aggregation=Choice(name=method), **options)
+    strategy = Balanced(aggregation=Choice.model_validate(method), **options)
     strategy.setup([TaskLoss(name, 1.0, 1.0) for name in TASKS], Builder(load_plugins()))
     strategy.prepare(model)
     return strategy
@@ -122,17 +122,80 @@ def test_gradients_are_torchjd_s_on_a_common_batch(world, method):
     heads = {name: parameter.grad.clone() for name, parameter in model.heads.named_parameters()}
     model.zero_grad(set_to_none=True)
     batch = batch_of(*TASKS)
-    outputs = model(batch)
-    losses = [model.loss(name, outputs[name], batch) for name in TASKS]
-    backward(losses, inputs=shared, retain_graph=True, parallel_chunk_size=1)
+    losses = losses_of(model, batch)
+    backward(list(losses), inputs=shared, retain_graph=True, parallel_chunk_size=1)
     name, options = THEIRS[method]
     torch.manual_seed(1)
     jac_to_grad(shared, getattr(aggregation, name)(**options))
     for found, parameter in zip(ours, shared, strict=True):
         assert_close(found, torch.nan_to_num(parameter.grad), rtol=1e-6, atol=1e-9)
-    torch.stack(losses).sum().backward()
+    losses.sum().backward()
     for name, parameter in model.heads.named_parameters():
         assert_close(heads[name], parameter.grad, rtol=1e-6, atol=1e-12)
+
+
+def losses_of(model, batch):
+    outputs = model(batch)
+    return torch.stack([model.loss(name, outputs[name], batch) for name in TASKS])
+
+
+#: TorchJD's scalarization for each of ours, with the same options.
+SCALARIZATIONS = {
+    "famo": ("FAMO", {"shape": 3, "lr": 0.025, "weight_decay": 1e-3}),
+    "geometric-mean": ("GeometricMean", {}),
+    "stch": ("STCH", {"mu": 0.1}),
+}
+
+
+@pytest.mark.parametrize("method", SCALARIZATIONS)
+def test_gradients_are_those_of_torchjd_s_function_of_the_losses_of_a_common_batch(world, method):
+    from torchjd import scalarization
+
+    model, batch_of = world
+    balanced(model, method).fill_gradients(model, [batch_of(name) for name in TASKS])
+    found = gradients(model)
+    model.zero_grad(set_to_none=True)
+    name, options = SCALARIZATIONS[method]
+    getattr(scalarization, name)(**options)(losses_of(model, batch_of(*TASKS))).backward()
+    for name, parameter in model.encoder.named_parameters():
+        assert_close(found[f"encoder.{name}"], parameter.grad, rtol=1e-6, atol=1e-9)
+
+
+def test_every_aggregation_of_torchjd_is_compared_with_torchjd_s():
+    home = "mtl_plugins.torchjd_methods"
+    assert {name for name in METHODS if load_plugins().aggregations.get(name).__module__ == home} <= {*THEIRS, *SCALARIZATIONS}
+
+
+def test_famo_with_a_look_back_after_every_step_is_torchjd_s_over_several_steps(world):
+    from torchjd.scalarization import FAMO
+
+    model, batch_of = world
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    shared = dict(model.encoder.named_parameters())
+    optimizer = torch.optim.SGD(shared.values(), lr=0.1)
+    rows = [range(first, first + 4) for first in (0, 4, 8, 12)]
+    strategy = balanced(model, {"name": "famo", "every": 1, "rate": 0.1})
+    weights = []
+    for own in rows:
+        optimizer.zero_grad()
+        report = strategy.fill_gradients(model, [batch_of(name, rows=own) for name in TASKS])
+        optimizer.step()
+        strategy.end_step(report, 0.5)
+        weights.append(strategy._aggregation.state_dict()["logits"].softmax(0))
+    ours = {name: parameter.detach().clone() for name, parameter in shared.items()}
+    model.load_state_dict(start)
+    famo = FAMO(3, lr=0.1)
+    for own, expected in zip(rows, weights, strict=True):
+        batch = batch_of(*TASKS, rows=own)
+        optimizer.zero_grad()
+        famo(losses_of(model, batch)).backward()
+        optimizer.step()
+        with torch.no_grad():
+            famo.update(losses_of(model, batch))
+        assert_close(expected, famo._w.detach().softmax(0), rtol=1e-6, atol=1e-6)
+    assert (weights[-1] - 1 / 3).abs().max() > 0.01
+    for name, parameter in shared.items():
+        assert_close(ours[name], parameter.detach(), rtol=1e-6, atol=1e-7)
 
 
 def test_tasks_with_different_rows_have_a_row_each_of_the_jacobian(world):
@@ -182,7 +245,7 @@ def test_only_the_last_layers_are_balanced_and_the_rest_follows_the_mean(world):
         assert same == (name not in last)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def eight(encoder_folder):
     """A model of eight tasks of eight kinds on their sample rows, without dropout, and a batch of each."""
     config = EncoderConfig(name=str(encoder_folder), max_length=32, dropout=0.0)
@@ -207,6 +270,14 @@ def joint_step(model, batches):
     model.zero_grad(set_to_none=True)
 
 
+@pytest.fixture(scope="module")
+def joint_flops(eight):
+    """How many floating point operations a joint step takes."""
+    with FlopCounterMode(display=False) as counter:
+        joint_step(*eight)
+    return counter.get_total_flops()
+
+
 def eight_balanced(model, method):
     strategy = Balanced(aggregation=Choice(name=method))
     strategy.setup([TaskLoss(name, 1.0, 1.0) for name in KINDS], Builder(load_plugins()))
@@ -217,16 +288,15 @@ def eight_balanced(model, method):
 def flops_of(strategy, model, draw, steps=1):
     with FlopCounterMode(display=False) as counter:
         for _ in range(steps):
+            model.zero_grad(set_to_none=True)
             strategy.end_step(strategy.fill_gradients(model, draw), 0.5)
     return counter.get_total_flops() / steps
 
 
-@pytest.mark.parametrize("method", ["pcgrad", "upgrad", "mgda"])
-def test_a_balanced_step_of_eight_kinds_costs_no_more_flops_than_a_joint_one(eight, method):
+@each([name for name in METHODS if name != "famo"])  # which goes over its rows twice
+def test_a_balanced_step_of_eight_kinds_costs_no_more_flops_than_a_joint_one(eight, joint_flops, method):
     model, batches = eight
-    with FlopCounterMode(display=False) as joint:
-        joint_step(model, batches)
-    assert flops_of(eight_balanced(model, method), model, batches) / joint.get_total_flops() <= 1.05
+    assert flops_of(eight_balanced(model, method), model, batches) / joint_flops <= 1.05
 
 
 def test_the_second_look_of_famo_adds_a_twentieth_at_most(eight):
@@ -296,6 +366,7 @@ AFTER_A_STOP = [
     *(pytest.param(name, "uniform", marks=needs_ecos if name == "nash-mtl" else ()) for name in METHODS),
     ("upgrad", "proportional"),
     pytest.param({"name": "famo", "every": 2}, "uniform", id="famo-every-2"),
+    pytest.param({"name": "nash-mtl", "every": 2}, "uniform", marks=needs_ecos, id="nash-mtl-every-2"),
 ]
 
 
@@ -462,21 +533,38 @@ def test_a_loss_that_is_not_finite_ends_the_run(strategy, method, experiment_val
 
 def test_one_task_cannot_be_balanced(experiment_values, write_experiment, fails):
     values = experiment_values | {"strategy": "balanced", "sources": ["mood"]}
-    fails("run", write_experiment(values), pieces=("balanced", "there is one", "joint"))
+    fails("run", write_experiment(values), pieces=("balancing", "there is one", "joint"))
 
 
-def test_gradients_that_do_not_fit_into_memory_are_refused_before_the_run(world, monkeypatch):
-    model, _ = world
-    monkeypatch.setattr("mtl_plugins.balanced._free_memory", lambda: 1000)
+def test_gradients_that_do_not_fit_into_memory_are_refused_before_any_data_are_read(experiment_values, monkeypatch):
+    monkeypatch.setattr("mtl_plugins.balanced.free_memory", lambda device: 1000)
+    monkeypatch.setattr("mtl.run.load_splits", lambda *given: pytest.fail("data were read"))
     with pytest.raises(ConfigError, match=r"parameters_balanced: the gradients of 3 tasks .* last layers"):
-        balanced(model)
+        mtl.Experiment.of(**experiment_values | {"strategy": "balanced"}).run()
 
 
 def test_without_the_extra_the_message_says_how_to_get_it(world, monkeypatch):
     model, _ = world
     monkeypatch.setitem(sys.modules, "torchjd.aggregation", None)
-    with pytest.raises(mtl.MTLError, match=r"pip install 'mtl\[gradient\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'mtl\[gradient\]'"):
         balanced(model, "mgda")
+
+
+@pytest.mark.parametrize(
+    ("python", "lacks", "error", "says"),
+    [
+        ((3, 12), "ecos", MissingExtraError, r"what TorchJD's NashMTL solves with.* pip install 'mtl\[gradient\]'"),
+        ((3, 13), "ecos", ConfigError, r"nash-mtl .*'ecos', .* no wheel for Python 3\.13\. Take another .* Python 3\.12"),
+        ((3, 13), "cvxpy", MissingExtraError, r"pip install 'mtl\[gradient\]'"),
+        ((3, 13), "torchjd", MissingExtraError, r"'torchjd' is needed .* pip install 'mtl\[gradient\]'"),
+    ],
+)
+def test_nash_mtl_without_its_solver_says_what_helps_on_this_python(monkeypatch, python, lacks, error, says):
+    monkeypatch.setattr("mtl_plugins.torchjd_methods.version_info", python)
+    for name in {"ecos", lacks, f"{lacks}.aggregation"}:  # later Pythons have no ecos, whatever else is there
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(error, match=says):
+        load_plugins().aggregations.get("nash-mtl")().setup(["a", "b"])
 
 
 def test_imtl_l_brings_all_scaled_losses_to_one():

@@ -16,6 +16,7 @@ from mtl_plugins.static import Static
 from mtl_plugins.uncertainty import Uncertainty
 
 SOFTMAX, SQUARED = 1.0, 0.5
+EVERY = [Static, Uncertainty, DynamicWeightAverage, IMTLL, RandomWeighting]
 
 
 def ready(weighting, **weights):
@@ -155,7 +156,7 @@ def go_on(weighting):
     return shown
 
 
-@pytest.mark.parametrize("make", [Static, Uncertainty, DynamicWeightAverage, RandomWeighting])
+@pytest.mark.parametrize("make", EVERY)
 def test_a_weighting_goes_on_from_its_state_as_if_never_stopped(make):
     torch.manual_seed(0)
     weighting = ready(make())
@@ -168,7 +169,7 @@ def test_a_weighting_goes_on_from_its_state_as_if_never_stopped(make):
     assert go_on(resumed) == expected
 
 
-@pytest.mark.parametrize("make", [Static, Uncertainty, DynamicWeightAverage, RandomWeighting])
+@pytest.mark.parametrize("make", EVERY)
 def test_the_weighted_loss_moves_linearly_with_the_loss(make):
     torch.manual_seed(0)
     weighting = ready(make())
