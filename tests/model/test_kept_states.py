@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -30,9 +31,14 @@ def folder(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _closed():
     yield
-    for store in module._OPEN.values():
-        store.close()
-    module._OPEN.clear()
+    close()
+
+
+def close():
+    """Close all stores, as the end of a process does."""
+    while module._OPEN:
+        for opened in module._OPEN.popitem()[1]:
+            opened.close()
 
 
 def load(folder, freeze=2, **values):
@@ -41,6 +47,15 @@ def load(folder, freeze=2, **values):
 
 def inputs_of(encoder, texts=TEXTS):
     return dict(encoder.tokenizer.backend(texts, return_tensors="pt", padding=True))
+
+
+def stores(place):
+    return {path.parent for path in place.glob("*/data.mdb")}
+
+
+def taken(place):
+    """Return the bytes of all stores in a folder."""
+    return sum(path.stat().st_size for path in place.rglob("data.mdb"))
 
 
 @pytest.fixture
@@ -119,15 +134,15 @@ def test_other_parameters_in_the_frozen_layers_are_seen(folder, tmp_path):
     assert torch.equal(encoder(inputs_of(encoder)).pooled, before)
 
 
-def test_other_weights_have_a_store_of_their_own(folder, tmp_path):
-    first = load(folder)
-    first.keep_frozen(tmp_path, 2**24)
-    second = load(folder)
-    next(second.layers()[0].parameters()).data.add_(1e-3)
-    second.keep_frozen(tmp_path, 2**24)
-    third = load(folder, freeze=1)
-    third.keep_frozen(tmp_path, 2**24)
-    assert len(list(tmp_path.iterdir())) == 3
+def test_every_weights_depth_and_precision_has_a_store_of_its_own(folder, tmp_path):
+    other = load(folder, precision="fp32")
+    next(other.layers()[0].parameters()).data.add_(1e-3)
+    encoders = [load(folder, precision="fp32"), other, load(folder, 1, precision="fp32"), load(folder, precision="bf16")]
+    for number, encoder in enumerate(encoders, 1):
+        encoder.keep_frozen(tmp_path, 2**24)
+        assert len(stores(tmp_path)) == number
+    load(folder, precision="bf16").keep_frozen(tmp_path, 2**24)
+    assert len(stores(tmp_path)) == len(encoders)
 
 
 def test_a_full_store_goes_on_answering(folder, tmp_path, caplog):
@@ -138,7 +153,7 @@ def test_a_full_store_goes_on_answering(folder, tmp_path, caplog):
     encoder(inputs_of(encoder, many))
     assert_close(encoder(inputs_of(encoder)).pooled, expected, rtol=1e-4, atol=1e-5)
     assert "takes no more" in caplog.text
-    assert sum(path.stat().st_size for path in tmp_path.rglob("data.mdb")) <= 2**14
+    assert taken(tmp_path) <= 2**14
 
 
 def test_a_disk_without_room_is_warned_of_and_states_are_computed_each_time(folder, tmp_path, caplog, computed):
@@ -156,8 +171,7 @@ def test_a_torn_store_is_made_again(folder, tmp_path, caplog):
     encoder = load(folder).eval()
     encoder.keep_frozen(tmp_path, 2**24)
     expected = encoder(inputs_of(encoder)).pooled
-    _, store = module._OPEN.popitem()
-    store.close()
+    close()
     data = next(tmp_path.rglob("data.mdb"))
     data.write_bytes(b"torn" * 4096)
     again = load(folder).eval()
@@ -167,20 +181,19 @@ def test_a_torn_store_is_made_again(folder, tmp_path, caplog):
 
 
 WRITER = """
-import sys
+import os, signal, sys
+from pathlib import Path
 import torch
 from mtl.config import EncoderConfig
 from mtl.model.encoder import load_encoder
 torch.set_num_threads(1)
 folder, place, start = sys.argv[1], sys.argv[2], int(sys.argv[3])
-from pathlib import Path
 encoder = load_encoder(EncoderConfig(name=folder, max_length=32, freeze=2), Path(folder), attention="sdpa").eval()
 encoder.keep_frozen(Path(place), 2**24)
 for number in range(start, start + 40):
     encoder(dict(encoder.tokenizer.backend([f"bob {number}", f"anna {number % 7}"], return_tensors="pt", padding=True)))
     print(number, flush=True)
     if number == start + 20 and start:
-        import os, signal
         os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -196,6 +209,130 @@ def test_processes_write_to_one_store_and_a_killed_one_leaves_it_whole(folder, t
     found = encoder(inputs_of(encoder, ["bob 3", "bob 25"])).pooled
     assert computed == []
     assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_store_that_another_process_has_grown_over_the_own_bound_is_read_and_not_grown_further(
+    folder, tmp_path, caplog, computed
+):
+    encoder = load(folder).eval()
+    encoder.keep_frozen(tmp_path, 2**15)
+    encoder(inputs_of(encoder, ["bob"]))
+    subprocess.run([sys.executable, "-c", WRITER, str(folder), str(tmp_path), "0"], stdout=subprocess.DEVNULL, check=True)
+    there = taken(tmp_path)
+    assert there > 2**15
+    encoder(inputs_of(encoder, ["bob 3", "bob 39"]))
+    assert computed == [1]  # the first "bob" alone
+    encoder(inputs_of(encoder, [f"the cat {number}" for number in range(64)]))
+    assert computed == [1, 64]
+    assert "MDB_MAP_FULL" in caplog.text
+    assert taken(tmp_path) == there
+
+
+def test_a_store_that_another_process_grows_while_states_are_computed_is_not_taken_for_full(
+    folder, tmp_path, caplog, computed, monkeypatch
+):
+    encoder = load(folder).eval()
+    encoder.keep_frozen(tmp_path, 2**15)
+    compute = KeptStates._compute
+    command = [sys.executable, "-c", WRITER, str(folder), str(tmp_path), "0"]
+
+    def late(*arguments):
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        return compute(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KeptStates, "_compute", late)
+        encoder(inputs_of(encoder, ["bob 3"]))
+    assert taken(tmp_path) > 2**15
+    assert not caplog.text  # the other process has written the same: there is nothing to write
+    encoder.keep_frozen(tmp_path, 2**24)
+    many = [f"the cat {number}" for number in range(64)]
+    encoder(inputs_of(encoder, [*many, "bob 3"]))
+    encoder(inputs_of(encoder, many))
+    assert computed == [1, 64]
+
+
+@pytest.mark.parametrize(("bounds", "kept"), [((2**14, 2**24), True), ((2**24, 2**14), False)], ids=["larger", "smaller"])
+def test_of_two_bounds_in_one_process_the_later_one_counts(folder, tmp_path, computed, bounds, kept):
+    encoder = load(folder).eval()
+    for bound in bounds:
+        encoder.keep_frozen(tmp_path, bound)
+    many = [f"the cat {number}" for number in range(64)]
+    encoder(inputs_of(encoder, many))
+    encoder(inputs_of(encoder, many))
+    assert computed == ([64] if kept else [64, 64])
+    assert (taken(tmp_path) <= 2**14) is not kept
+
+
+def test_a_bound_that_cannot_be_addressed_is_refused_and_the_store_goes_on_after_it(folder, tmp_path, computed):
+    encoder = load(folder).eval()
+    encoder.keep_frozen(tmp_path, 2**24)
+    encoder(inputs_of(encoder))
+    with pytest.raises(EncoderError, match=r"encoder\.cache: .* cannot be opened"):
+        encoder.keep_frozen(tmp_path, 2**60)
+    encoder.keep_frozen(tmp_path, 2**24)
+    encoder(inputs_of(encoder))
+    assert computed == [5]
+
+
+def filled(folder, place, freeze, used, bound=1):
+    """Make a store for a depth, as if it had been used last at a time and with a bound, and return its folder."""
+    before = stores(place)
+    encoder = load(folder, freeze).eval()
+    encoder.keep_frozen(place, 2**24)
+    encoder(inputs_of(encoder, [f"the cat {number}" for number in range(64)]))
+    close()
+    (own,) = stores(place) - before
+    (own / "in-use").write_text(str(bound))
+    for path in own.iterdir():
+        os.utime(path, (used, used))
+    return own
+
+
+def test_stores_that_are_not_open_make_room_the_one_used_longest_ago_first(folder, tmp_path):
+    first, second, third = (filled(folder, tmp_path, freeze, used) for freeze, used in ((1, 1000), (2, 3000), (3, 2000)))
+    load(folder, 1).keep_frozen(tmp_path, taken(tmp_path))  # opened again: now the third was used longest ago
+    close()
+    assert stores(tmp_path) == {first, second, third}
+    (first / "in-use").write_text("1")  # a small bound again
+    load(folder, 4).keep_frozen(tmp_path, taken(first) + taken(second))
+    assert len(stores(tmp_path)) == 3
+    assert stores(tmp_path) > {first, second}
+    load(folder, 2).keep_frozen(tmp_path, taken(second))
+    assert second in stores(tmp_path)
+    assert first not in stores(tmp_path)
+
+
+def test_the_largest_bound_is_that_of_all_stores(folder, tmp_path):
+    large, small = filled(folder, tmp_path, 1, 1000, bound=2**24), filled(folder, tmp_path, 2, 2000)
+    load(folder, 3).keep_frozen(tmp_path, 2**14)
+    assert stores(tmp_path) > {large, small}
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from mtl.config import EncoderConfig
+from mtl.model.encoder import load_encoder
+folder, place = sys.argv[1:]
+encoder = load_encoder(EncoderConfig(name=folder, max_length=32, freeze=2), Path(folder), attention="sdpa").eval()
+encoder.keep_frozen(Path(place), 2**14)
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_store_that_another_process_has_open_is_not_removed_and_one_of_a_killed_process_is(folder, tmp_path):
+    held = filled(folder, tmp_path, 2, 1000)
+    command = [sys.executable, "-c", HOLDER, str(folder), str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "open\n"
+        load(folder, 1).keep_frozen(tmp_path, 2**14)
+        assert held in stores(tmp_path)
+        holder.kill()
+    close()
+    load(folder, 1).keep_frozen(tmp_path, 2**14)
+    assert held not in stores(tmp_path)
 
 
 @pytest.mark.parametrize("freeze", ["none", "embeddings"])
