@@ -89,6 +89,11 @@ class GradientBased(EpisodicStrategy):
     def second_order(self) -> bool:
         return self.exact and self.adapt != "head"
 
+    @property
+    def derivatives(self) -> str:
+        """Which derivatives are taken, for the log."""
+        return f"second derivatives, {self.memory}" if self.exact else "first derivatives only"
+
     def prepare(self, model: MultiTaskModel) -> None:
         self._progress = 0.0
         scope = scope_of(model.encoder, self.adapt, embeddings=self.embeddings, layer_norms=self.layer_norms)
@@ -112,8 +117,9 @@ class GradientBased(EpisodicStrategy):
         self.descent = Descent(self.rate, self.clip, dict.fromkeys((WEIGHT, BIAS), self.head_rate or self.rate))
         for name, (shape, rate) in self._starts_of_rates().items():
             self._learned[RATE + name] = nn.Parameter(torch.full(shape, rate, device=device))
-        order = "first derivatives only" if not self.exact else f"second derivatives, {self.memory}, attention by math kernels"
-        _LOG.info("inner loop: %d tensors of %d layers adapted; %s", len(scope.names), self._layers(model), order)
+        kernels = ", attention by math kernels for them" if self.second_order else ""
+        adapted = len(scope.names), self._layers(model)
+        _LOG.info("inner loop: %d tensors of %d layers adapted; %s%s", *adapted, self.derivatives, kernels)
 
     def _layers(self, model: MultiTaskModel) -> int:
         return len(model.encoder.layers()) - max(self._scope.depth, 0)
@@ -165,7 +171,13 @@ class GradientBased(EpisodicStrategy):
             return reader.trunk(episode.support, differentiable=differentiable)
 
     def unroll(
-        self, reader: Reader, episode: Episode, order: Order, steps: int | None = None, states: Tensor | None = None
+        self,
+        reader: Reader,
+        episode: Episode,
+        order: Order,
+        steps: int | None = None,
+        states: Tensor | None = None,
+        trace: Trace | None = None,
     ) -> Iterator[Parameters]:
         """Yield what the inner loop has made of encoder and head after each step.
 
@@ -175,6 +187,7 @@ class GradientBased(EpisodicStrategy):
             order: How the gradient through the steps is taken.
             steps: How many. Default: those of the strategy.
             states: What :meth:`below` gave, where that is needed for something else too.
+            trace: Is told the losses before every step. In training :meth:`query_loss` looks at where the last one leads.
 
         Raises:
             TrainingError: If the support loss is not finite, or grows without bound; names the episode.
@@ -191,8 +204,8 @@ class GradientBased(EpisodicStrategy):
                 theta[name] = theta[name].detach().requires_grad_()
         fixed: Parameters = {} if states is None else {STATES: states}
         fixed |= self._beside
-        trace = Trace()
-        yield from unroll(
+        trace = trace if trace is not None else Trace()
+        for moved in unroll(
             self.support_loss(reader, episode),
             theta,
             lambda step: {**fixed, **self.rule_at(step)},
@@ -201,8 +214,11 @@ class GradientBased(EpisodicStrategy):
             order,
             trace,
             moved_first,
-        )
+        ):
+            yield moved
         check_descent(trace, episode, reader, self)
+        if not reader.encoder.training:  # an adaptation, which has no loss of queries
+            self.check_end(reader, episode, moved, trace)
 
     def support_loss(self, reader: Reader, episode: Episode) -> Loss:
         """Return the support loss as a function of what is adapted and of what is not."""
@@ -238,6 +254,34 @@ class GradientBased(EpisodicStrategy):
 
         return answer
 
+    def query_loss(self, reader: Reader, episode: Episode, theta: Parameters, trace: Trace) -> Tensor:
+        """Return the loss on an episode's queries, ``[]``.
+
+        Args:
+            reader: Reads the episode's task.
+            episode: The episode.
+            theta: What the inner loop has made of encoder and head.
+            trace: What it went through.
+
+        Raises:
+            TrainingError: If the loss is out of all bounds and that on the support is so too; names the episode.
+        """
+        loss = reader.loss(self.answerer(reader, theta)(episode.query), episode.query, episode.outputs)
+        if out_of_bounds(loss):
+            self.check_end(reader, episode, theta, trace)
+        return loss
+
+    def check_end(self, reader: Reader, episode: Episode, theta: Parameters, trace: Trace) -> None:
+        """Stop where the last step of an inner loop has led astray, by one more pass of the support.
+
+        Raises:
+            TrainingError: Naming the episode.
+        """
+        states = self.below(reader, episode, differentiable=False)
+        with torch.no_grad():
+            value = self.support_loss(reader, episode)(theta, {} if states is None else {STATES: states})
+        check_descent(Trace([*trace.losses, value]), episode, reader, self)
+
     def fill_gradients(self, model: MultiTaskModel, draw: Draw) -> StepReport:
         # The sums over episodes are there from the first on, so that a step of one takes the memory of a step of many.
         for parameter in self.adapted.values():
@@ -246,14 +290,13 @@ class GradientBased(EpisodicStrategy):
         return super().fill_gradients(model, draw)
 
     def episode_loss(self, reader: Reader, episode: Episode) -> Tensor:
+        trace = Trace()
+        thetas = self.unroll(reader, episode, self.order, trace=trace)
         if self._progress >= self.multi_step:
-            *_, theta = self.unroll(reader, episode, self.order)
-            return reader.loss(self.answerer(reader, theta)(episode.query), episode.query, episode.outputs)
+            *_, theta = thetas
+            return self.query_loss(reader, episode, theta, trace)
         early = (1 - self._progress / self.multi_step) / self.steps
-        losses = [
-            reader.loss(self.answerer(reader, theta)(episode.query), episode.query, episode.outputs)
-            for theta in self.unroll(reader, episode, self.order)
-        ]
+        losses = [self.query_loss(reader, episode, theta, trace) for theta in thetas]
         weights = [early] * (self.steps - 1) + [1 - early * (self.steps - 1)]
         return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
 
@@ -289,6 +332,11 @@ def refuse_learned_rates(strategy: GradientBased, name: str) -> None:
     """
     if strategy.rates != "fixed":
         raise ConfigError(f"strategy {name!r}: rates cannot be learned here, as it does not differentiate the inner loop's way.")
+
+
+def out_of_bounds(loss: Tensor) -> bool:
+    """Tell whether a loss may be that of an inner loop gone astray: it is, if the support's is so too."""
+    return not bool(loss.detach() <= _DIVERGED)  # so is what is not a number
 
 
 def check_descent(trace: Trace, episode: Episode, reader: Reader, strategy: GradientBased) -> None:

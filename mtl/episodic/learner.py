@@ -24,9 +24,22 @@ if TYPE_CHECKING:
 
 
 class EpisodicStrategy(Strategy):
-    """Learns an initialisation or a space of features from episodes. The tasks' own heads are not trained."""
+    """Learns an initialisation or a space of features from episodes. The tasks' own heads are not trained.
+
+    Attributes:
+        reads_names: Whether it reads the classes' names of an episode, where ``episodes.names`` has them given.
+    """
 
     trains_heads: ClassVar[bool] = False
+    reads_names: ClassVar[bool] = False
+
+    def check(self, config: ExperimentConfig, sampler: Sampler) -> None:
+        super().check(config, sampler)
+        if config.episodes.names and not self.reads_names:
+            raise ConfigError(
+                f"episodes.names: strategy {config.strategy.name!r} does not read the names of classes, so they would change "
+                "nothing. Set it to false, or take a strategy that does, such as protonet or protomaml."
+            )
 
     def prepare(self, model: MultiTaskModel) -> None:
         self._readers = make_readers(model, Trunk(model.encoder, -1))

@@ -11,9 +11,9 @@ from torch.nn.functional import linear
 
 from mtl.data.batches import Batch
 from mtl.data.episodes import Episode
-from mtl.episodic.gradient_based import BIAS, WEIGHT, GradientBased
+from mtl.episodic.gradient_based import BIAS, WEIGHT, GradientBased, check_descent, out_of_bounds
 from mtl.errors import ConfigError
-from mtl.meta.inner import LEFT, RIGHT, clipped
+from mtl.meta.inner import LEFT, RIGHT, Trace, clipped
 from mtl.meta.reader import Reader
 from mtl.meta.reference import load_learn2learn
 from mtl.model.precision import attention_by_products
@@ -126,15 +126,30 @@ def _adapted(strategy: GradientBased) -> set[str]:
 
 
 def reference_loss(strategy: GradientBased, reader: Reader, episode: Episode, wrap: Wrap = by_maml) -> Tensor:
-    """Return the loss on an episode's queries, ``[]``, after an inner loop on a clone by learn2learn."""
+    """Return the loss on an episode's queries, ``[]``, after an inner loop on a clone by learn2learn.
+
+    Raises:
+        TrainingError: If the support loss is not finite, or grows without bound; names the episode.
+    """
     clone, move = wrap(strategy, _Learner(strategy, reader, len(episode.outputs)))
     training = reader.encoder.training
     states = reader.trunk(episode.support, differentiable=strategy.order != "first")
-    for _ in range(strategy.steps):
+    trace = Trace()
+
+    def support_loss() -> Tensor:
         clone.module.encoder.train(False)
+        outputs = clone(episode.support, strategy, reader, states)
+        trace.losses.append((loss := reader.loss(outputs, episode.support, episode.outputs)).detach())
+        return loss
+
+    for _ in range(strategy.steps):
         with attention_by_products():
-            outputs = clone(episode.support, strategy, reader, states)
-            move(reader.loss(outputs, episode.support, episode.outputs))
+            move(support_loss())
+    check_descent(trace, episode, reader, strategy)
     clone.module.encoder.train(training)
     outputs = clone(episode.query, strategy, reader, reader.trunk(episode.query))
-    return reader.loss(outputs, episode.query, episode.outputs)
+    loss = reader.loss(outputs, episode.query, episode.outputs)
+    if out_of_bounds(loss):  # the last step may have led astray
+        support_loss()
+        check_descent(trace, episode, reader, strategy)
+    return loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -10,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mtl.data.episodes import EpisodeRows, collate_rows
+from mtl.errors import TrainingError
 from mtl.meta.closed_form import Linear, nearest_by_cosine, prototypes
 from mtl.meta.scope import Adapted, scope_of
 from mtl.transfer.adaptation import Adaptation, LinearPredictor, Predictor, need_support
@@ -36,7 +38,7 @@ class MovedSupport:
     def __init__(self, space: Space, episode: EpisodeRows, adapted: Adapted) -> None:
         need_support(space, episode)
         scope = scope_of(space.encoder, adapted, layer_norms=True)
-        self._space, self._depth = space, scope.depth
+        self._space, self._episode, self._depth = space, episode, scope.depth
         self.parameters = {
             name: parameter.detach().clone().requires_grad_()
             for name, parameter in space.encoder.named_parameters()
@@ -58,7 +60,21 @@ class MovedSupport:
             return self.reader.features(self.batch, self._states, self.parameters)
 
     def predictor(self, head: Linear) -> LinearPredictor:
-        """Return a layer on the features as they are now."""
+        """Return a layer on the features as they are now.
+
+        Raises:
+            TrainingError: If it does not answer the support with numbers; names the target and the episode.
+        """
+        with torch.no_grad():
+            outputs = head(self.read())
+        if not bool((outputs < math.inf).all()):  # −∞ is the answer for a class without a row
+            episode = self._episode
+            rows = ", ".join(map(str, episode.support[:6])) + (", …" if len(episode.support) > 6 else "")
+            raise TrainingError(
+                f"The adaptation to target {self._space.kind.task.name!r} has diverged on an episode of {len(episode.support)} "
+                f"support rows (numbers {rows} of its pool): it answers with no numbers. Lower its rates. If that does not "
+                "help, the encoder itself gives none: train it with lower rates."
+            )
         found = {name: value.detach() for name, value in self.parameters.items()}
         return LinearPredictor(self._space, head, found, self._depth)
 

@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 from mtl.data.batches import Batch, by_length, collate, columns_of
 from mtl.data.episodes import EpisodeRows
 from mtl.data.features import Features
+from mtl.errors import TrainingError
 from mtl.kind import TaskKind
 from mtl.meta.inner import Parameters
 from mtl.meta.reader import Reader, Trunk, places, spread
@@ -86,6 +87,9 @@ class Space:
             rows: Of the pool.
             parameters: Stand in for the encoder's own, by name.
             depth: The first layer that they are of; −1 for the embeddings.
+
+        Raises:
+            TrainingError: If the encoder answers with what is no number.
         """
         reader = self.reader_above(depth)
         found: Tensor | None = None
@@ -103,6 +107,11 @@ class Space:
                     found[index] = own
         if found is None:
             return torch.zeros(0, self.reader.size, device=self.device)
+        if not bool(found.isfinite().all()):
+            raise TrainingError(
+                f"target {self.target.name!r}: the encoder reads its rows as what is no number (NaN or infinity). Its training, "
+                "or the adaptation to this target, has diverged: lower its rates, or take an earlier checkpoint."
+            )
         return found.clone()  # a plain tensor: what comes out of inference_mode cannot be saved for a backward pass
 
     def batches(self, rows: Sequence[int]) -> Iterator[tuple[list[int], Batch]]:

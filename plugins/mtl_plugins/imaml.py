@@ -13,7 +13,7 @@ from torch import Tensor
 from mtl.data.episodes import Episode
 from mtl.episodic.gradient_based import BIAS, STATES, WEIGHT, GradientBased, refuse_learned_rates, with_gradient
 from mtl.meta.implicit import Vector, conjugate_gradient
-from mtl.meta.inner import Loss, Parameters
+from mtl.meta.inner import Loss, Parameters, Trace
 from mtl.meta.reader import Reader
 from mtl.model.multitask import MultiTaskModel
 from mtl.model.precision import attention_by_products
@@ -40,6 +40,10 @@ class IMAML(GradientBased):
     def second_order(self) -> bool:
         return self.adapt != "head"  # of products with the Hessian
 
+    @property
+    def derivatives(self) -> str:
+        return "first derivatives, and products with the Hessian where it ends"
+
     def prepare(self, model: MultiTaskModel) -> None:
         super().prepare(model)
         refuse_learned_rates(self, "imaml")
@@ -61,18 +65,17 @@ class IMAML(GradientBased):
 
     def episode_loss(self, reader: Reader, episode: Episode) -> Tensor:
         states = self.below(reader, episode, differentiable=False)
-        *_, theta = self.unroll(reader, episode, "first", states=states)
+        trace = Trace()
+        *_, theta = self.unroll(reader, episode, "first", states=states, trace=trace)
         shared = {name: p.detach() for name, p in self._beside.items()} | ({} if states is None else {STATES: states})
         plain = super().support_loss(reader, episode)
-        return self._implicit(lambda adapted: plain(adapted, shared), reader, episode, theta)
-
-    def _implicit(self, plain: Callable[[Parameters], Tensor], reader: Reader, episode: Episode, theta: Parameters) -> Tensor:
-        """Return a loss of the right value whose gradient by θ_0 is the implicit one."""
-        start = self._all_of_start(reader, episode)
-        names = list(start)
         ends = {name: value.detach().requires_grad_() for name, value in theta.items()}
-        answer = self.answerer(reader, ends)
-        value = reader.loss(answer(episode.query), episode.query, episode.outputs)
+        value = self.query_loss(reader, episode, ends, trace)
+        return self._implicit(lambda adapted: plain(adapted, shared), value, self._all_of_start(reader, episode), ends)
+
+    def _implicit(self, plain: Callable[[Parameters], Tensor], value: Tensor, start: Parameters, ends: Parameters) -> Tensor:
+        """Return a loss of the right value whose gradient by θ_0 is the implicit one."""
+        names = list(start)
         gradients = torch.autograd.grad(value, [ends[name] for name in names], retain_graph=True)
         with attention_by_products():
             slope = torch.autograd.grad(plain(ends), [ends[name] for name in names], create_graph=True)

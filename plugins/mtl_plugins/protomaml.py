@@ -30,6 +30,7 @@ class ProtoMAML(GradientBased):
     name_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
 
     starts_at_features: ClassVar[bool] = True
+    reads_names: ClassVar[bool] = True
 
     def prepare(self, model: MultiTaskModel) -> None:
         super().prepare(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -36,6 +36,8 @@ class ProtoNet(MetricLearner):
     metric: Literal["cosine", "euclidean"] = "cosine"
     scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
     name_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+
+    reads_names: ClassVar[bool] = True
 
     def prepare(self, model: MultiTaskModel) -> None:
         super().prepare(model)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mtl.data.episodes import Episode
 from mtl.episodic.gradient_based import BIAS, WEIGHT, GradientBased, refuse_learned_rates, with_gradient
+from mtl.meta.inner import Trace
 from mtl.meta.reader import Reader
 from mtl.model.multitask import MultiTaskModel
 
@@ -29,9 +30,10 @@ class Reptile(GradientBased):
         refuse_learned_rates(self, "reptile")
 
     def episode_loss(self, reader: Reader, episode: Episode) -> Tensor:
-        *_, end = self.unroll(reader, episode, "first")
+        trace = Trace()
+        *_, end = self.unroll(reader, episode, "first", trace=trace)
         with torch.no_grad():
-            value = reader.loss(self.answerer(reader, end)(episode.query), episode.query, episode.outputs)
+            value = self.query_loss(reader, episode, end, trace)
         head = self.start(reader, episode)
         start = {**self.adapted, WEIGHT: head.weight, BIAS: head.bias}
         return value + with_gradient({name: (start[name], (start[name] - end[name]).detach()) for name in start})

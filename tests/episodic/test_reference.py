@@ -2,15 +2,87 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import entity_rows, sentiment_rows, splits
 from episodic_setup import error, make_world
 
+import mtl
 from mtl.errors import ConfigError
+from mtl.meta.reference import load_learn2learn
 from mtl_plugins.kfo import KFO
 from mtl_plugins.maml import MAML
+
+
+class Seen:
+    """Keeps what a run learns from: of every batch its tokens and its answers."""
+
+    def __init__(self):
+        self.batches = []
+
+    @mtl.hookimpl
+    def mtl_batch_ready(self, batch):
+        columns = [value.tolist() for part in batch.parts.values() for value in part.columns.values()]
+        self.batches.append((batch.inputs["input_ids"].tolist(), columns))
+
+
+SEEN = Seen()
+
+
+@pytest.fixture
+def learn2learn():
+    try:
+        return load_learn2learn()
+    except ConfigError as fault:
+        pytest.skip(str(fault))
+
+
+def run_by(backend, values, strategy, monkeypatch):
+    """Run an experiment and return what it learned from, the losses of its steps and its figures on the target."""
+    monkeypatch.setattr(SEEN, "batches", [])
+    options = {"name": strategy, "steps": 2, "rate": 0.05, "backend": backend, "clip": None}
+    (run,) = mtl.Experiment.of(**values, strategy=options, plugins=[f"{__name__}:SEEN"]).run().runs
+    (log,) = Path(run["folder"]).glob("models/*/log.jsonl")
+    steps = [line for line in map(json.loads, log.read_text().splitlines()) if "loss" in line]
+    (found,) = run["results"]["targets"].values()
+    losses = [(line["step"], line["examples"], *sorted(line["loss"].items())) for line in steps]
+    return SEEN.batches, losses, [line["gradient_norm"] for line in steps], found["figures"]["tone"]["inner-loop"]
+
+
+@pytest.mark.parametrize("strategy", ["maml", "kfo"])
+def test_a_run_by_learn2learn_has_the_same_episodes_and_the_same_results(experiment_values, learn2learn, monkeypatch, strategy):
+    values = experiment_values | {
+        "encoder": experiment_values["encoder"] | {"dropout": 0},
+        "tasks": [
+            {"name": "mood", "kind": "classification", "data": splits(sentiment_rows(64))},
+            {"name": "places", "kind": "token-classification", "data": splits(entity_rows(40))},
+            {"name": "tone", "kind": "classification", "data": splits(sentiment_rows(40))},
+        ],
+        "targets": {
+            "tasks": ["tone"],
+            "shots": [2],
+            "overlap": "allow",
+            "baselines": [],
+            "adaptation": "inner-loop",
+            "protocol": {"name": "domain", "draws": 4},
+        },
+        "episodes": {"ways": 2, "shots": 2, "queries": 2, "per_step": 2},
+        "budget": {"examples_per_task": 48},  # six steps of two episodes of 8 rows
+        "evaluation": {"times": 0},
+    }
+    ours, theirs = (run_by(backend, values, strategy, monkeypatch) for backend in ("mtl", "learn2learn"))
+    assert len(ours[0]) == 6 * 2 * 2
+    assert theirs[0] == ours[0]
+    assert len(ours[1]) == 6
+    for one, other in zip(ours[1], theirs[1], strict=True):
+        assert [*one[:2], *dict(one[2:])] == [*other[:2], *dict(other[2:])]
+        assert dict(other[2:]) == pytest.approx(dict(one[2:]), rel=1e-4)
+    assert theirs[2] == pytest.approx(ours[2], rel=1e-3)
+    assert theirs[3] == {shots: pytest.approx(figures) for shots, figures in ours[3].items()}
 
 
 @pytest.mark.parametrize("options", [{"adapt": "all"}, {"adapt": 1, "clip": None}, {"adapt": "head"}], ids=str)

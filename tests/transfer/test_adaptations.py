@@ -15,7 +15,7 @@ from toys import apart, episode_of, given, load, load_tiny, pool_of, topic_split
 from mtl.components import Builder
 from mtl.config import Choice, EncoderConfig, EpisodesConfig
 from mtl.data.episodes import EpisodeRows
-from mtl.errors import ConfigError
+from mtl.errors import ConfigError, TrainingError
 from mtl.meta.closed_form import Names
 from mtl.model.encoder import load_encoder
 from mtl.model.multitask import MultiTaskModel
@@ -145,7 +145,10 @@ def test_contrastive_tuning_goes_by_the_classes_and_the_rows(tmp_path, monkeypat
     assert (found.depth, len(losses)) == (depth, steps)
 
 
-@pytest.mark.parametrize("strategy", ["maml", "fomaml", "anil", "reptile", "protomaml", "protonet", "matching", "r2d2"])
+@pytest.mark.parametrize(
+    "strategy",
+    ["maml", "fomaml", "anil", "reptile", "imaml", "meta-sgd", "kfo", "protomaml", "protonet", "matching", "r2d2"],
+)
 def test_what_a_strategy_has_practised_is_an_adaptation(encoder, space, strategy):
     build = Builder(load_plugins())
     rate = {"rate": 0.1} if strategy == "anil" else {}  # a rate of 1 goes too far where features are so alike
@@ -357,6 +360,33 @@ def test_fine_tuning_lowers_the_loss_of_the_support(space):
         for steps in (1, 20)
     ]
     assert losses[1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("adaptation", "broken"),
+    [
+        (HeadOnly(head_rate=3e37), False),
+        (FullFineTuning(rate=1e30), False),
+        (FullFineTuning(steps=1, rate=3e37), False),  # the loss of the one step is as it should be
+        (FullFineTuning(), True),
+    ],
+    ids=["head", "full", "last step", "encoder"],
+)
+def test_an_adaptation_that_answers_with_no_numbers_is_an_error_that_names_target_and_episode(space, adaptation, broken):
+    if broken:
+        next(iter(space.encoder.layers()[1].parameters())).data.fill_(float("nan"))
+    episode = episode_of(space.target, 3)
+    rows = ", ".join(map(str, episode.support[:6]))
+    with pytest.raises(
+        TrainingError, match=rf"target 'topic' has diverged on an episode of 9 support rows \(numbers {rows}, … of its pool\)"
+    ):
+        adaptation.adapt(space, episode)
+
+
+@pytest.mark.parametrize("adaptation", [*TUNING, *PULLING], ids=name_of)
+def test_an_episode_without_rows_of_a_class_is_no_divergence(space, adaptation):
+    episode = EpisodeRows("topic", (0, 1, 2), (0, 3, 1, 4), (30, 31))
+    assert not adaptation.adapt(space, episode)(episode.query).isnan().any()
 
 
 @pytest.mark.parametrize("adaptation", [*OF_FEATURES, *TUNING, *PULLING], ids=name_of)

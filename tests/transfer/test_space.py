@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from toys import ANIMALS, episode_of, given, load, load_tiny, pool_of, topic_rows, topic_splits
 
 from mtl.data.episodes import EpisodeRows
-from mtl.errors import ConfigError
+from mtl.errors import ConfigError, TrainingError
 from mtl.transfer.space import Space
 
 PAIRS = [{**row, "text_pair": f"{row['text']} on the mat"} for row in topic_rows(12)]
@@ -47,6 +47,14 @@ def test_features_can_be_learned_from(encoder):
     weight = torch.zeros(32, requires_grad=True)
     (space_of(encoder).features @ weight).sum().backward()  # tensors of inference_mode would raise here
     assert weight.grad is not None
+
+
+def test_an_encoder_that_gives_no_numbers_is_an_error_that_names_the_target(encoder):
+    with torch.no_grad():
+        next(iter(encoder.layers()[0].parameters())).fill_(float("nan"))
+    space = space_of(encoder)
+    with pytest.raises(TrainingError, match=rf"target '{space.target.name}'.* no number .* has diverged"):
+        _ = space.features
 
 
 def test_every_row_is_encoded_once_however_many_episodes_it_is_in(encoder, monkeypatch):
