@@ -31,11 +31,14 @@ class HubData(Frozen):
         config: Its configuration, where it has several.
         revision: A branch, a tag or a commit.
         splits: Maps this project's split names to the data set's own.
+        stream: Whether rows and tokens stay on disk, where `datasets` has written the table, for data that are larger than
+            memory; the result is the same.
     """
 
     hub: str = Field(min_length=1)
     config: str | None = None
     revision: str | None = None
+    stream: bool = False
     splits: dict[Split, str] = {split: split for split in SPLITS}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,8 @@ from mtl.data.features import Features
 from mtl.errors import DataError
 from mtl.kind import TaskKind
 from mtl.metrics import Array
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,21 +84,33 @@ class Pool:
         features: The rows.
         kind: Their kind.
         need: Rows that a class must have; classes with fewer are left out.
+
+    Attributes:
+        by_class: The rows of each class; ``None`` for kinds without classes.
+        left_out: The classes that have fewer rows, with how many each has.
     """
 
     def __init__(self, features: Features, kind: TaskKind, need: int) -> None:
         self.features, self.kind = features, kind
         classes = kind.classes_of(features)
         self.by_class: dict[int, Array] | None = None
+        self.left_out: dict[int, int] = {}
         if classes is not None:
             rows: dict[int, list[int]] = {}
             for row, found in enumerate(classes):
                 for number in found:
                     rows.setdefault(number, []).append(row)
             self.by_class = {number: np.array(rows[number]) for number in sorted(rows) if len(rows[number]) >= need}
+            self.left_out = {number: len(rows[number]) for number in sorted(rows) if len(rows[number]) < need}
 
-    def check(self, task: str, ways: int, need: int) -> None:
-        """Check that an episode can be drawn.
+    def check(self, task: str, ways: int, need: int, *, tell: bool = True) -> None:
+        """Check that an episode can be drawn, and say which classes are in none.
+
+        Args:
+            task: The task's name.
+            ways: The fewest classes of an episode.
+            need: Rows of an episode, a class; in all for kinds without classes.
+            tell: Whether classes that are left out are logged.
 
         Raises:
             DataError: If there are fewer classes than ways, or fewer rows than an episode needs.
@@ -108,6 +123,14 @@ class Pool:
             raise DataError(
                 f"Task {task!r}: an episode of {ways} ways needs {ways} classes with at least {need} rows each (shots and "
                 f"queries), but {source} has {len(self.by_class)}. Ask for fewer ways, shots or queries."
+            )
+        if tell and self.left_out:
+            number, count = next(iter(self.left_out.items()))
+            _LOG.warning(
+                "task %s: %d of %d classes have fewer than the %d rows that an episode needs of each (shots and queries) in %s, "
+                "and are in no episode; the first: %r, which has %d",
+                *(task, len(self.left_out), len(self.left_out) + len(self.by_class or ()), need, source),
+                *(self.kind.class_names[number], count),
             )
 
     def check_shots(self, task: str, shots: int) -> None:
@@ -210,8 +233,16 @@ def fewest(span: Span) -> int:
     return span if isinstance(span, int) else span[0]
 
 
-def pools_of(features: Mapping[str, Features], kinds: Mapping[str, TaskKind], config: EpisodesConfig) -> dict[str, Pool]:
+def pools_of(
+    features: Mapping[str, Features], kinds: Mapping[str, TaskKind], config: EpisodesConfig, *, tell: bool = True
+) -> dict[str, Pool]:
     """Return the pool of every task, checked.
+
+    Args:
+        features: The rows of each task.
+        kinds: Its kind.
+        config: What its episodes are.
+        tell: Whether classes that are in no episode are logged.
 
     Raises:
         DataError: If a task cannot give an episode.
@@ -219,5 +250,5 @@ def pools_of(features: Mapping[str, Features], kinds: Mapping[str, TaskKind], co
     need = needed(config.shots) + config.queries
     pools = {name: Pool(split, kinds[name], need) for name, split in features.items()}
     for name, pool in pools.items():
-        pool.check(name, fewest(config.ways), need)
+        pool.check(name, fewest(config.ways), need, tell=tell)
     return pools

@@ -154,24 +154,27 @@ def _(data: HubData, base: Path) -> dict[Split, Table]:
         if name.split("[")[0] in there:
             with _explained(f"data set {data.hub!r}"):
                 dataset = load_dataset(data.hub, data.config, split=name, revision=data.revision)
-            tables[split] = Table(_named_labels(dataset), f"{data.hub} ({name})", str(dataset._fingerprint))
+            source, fingerprint = f"{data.hub} ({name})", str(dataset._fingerprint)
+            tables[split] = Table(_named_labels(dataset), source, fingerprint, stream=data.stream)
     return tables
 
 
 def _named_labels(dataset: Any) -> Any:
-    """Replace the class numbers of a Hub data set by the names it declares."""
-    from datasets import ClassLabel, Value
-    from datasets import Sequence as SequenceOf
+    """Let the class numbers of a Hub data set be read as the names it declares; it stays where it is."""
+    from datasets import ClassLabel
 
-    for name, feature in dict(dataset.features).items():
-        inner = getattr(feature, "feature", None)
-        if isinstance(feature, ClassLabel):
-            texts = [None if value is None or value < 0 else feature.int2str(value) for value in dataset[name]]
-            dataset = dataset.remove_columns(name).add_column(name, texts, feature=Value("string"))
-        elif isinstance(inner, ClassLabel):
-            lists = [inner.int2str(values) for values in dataset[name]]
-            dataset = dataset.remove_columns(name).add_column(name, lists, feature=SequenceOf(Value("string")))
-    return dataset
+    labels = {name: getattr(feature, "feature", feature) for name, feature in dataset.features.items()}
+    labels = {name: label for name, label in labels.items() if isinstance(label, ClassLabel)}
+
+    def spelled(label: Any, value: Any) -> Any:
+        if isinstance(value, list):
+            return label.int2str(value)
+        return None if value is None or value < 0 else label.int2str(value)  # the Hub marks rows without a label by −1
+
+    def read(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        return batch | {name: [spelled(label, value) for value in batch[name]] for name, label in labels.items() if name in batch}
+
+    return dataset.with_transform(read) if labels else dataset
 
 
 def _find(path: str, base: Path) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 
 import numpy as np
@@ -193,3 +194,27 @@ def test_a_stream_goes_on_from_its_state(world, stop):
     next(again)  # wherever it was
     again.load_state_dict(json.loads(json.dumps(first.state_dict())))
     assert shown(again) == whole[stop:]
+
+
+def test_classes_that_are_in_no_episode_are_named_once(world, caplog):
+    kind, features = world.kinds["topic"], world.features["topic"]
+    classes = [found for (found,) in kind.classes_of(features)]
+    # Of the first two classes two rows are left, of the others all.
+    left = [row for row, number in enumerate(classes) if number > 1 or classes[:row].count(number) < 2]
+    config = EpisodesConfig(ways=2, shots=2, queries=1)
+    with caplog.at_level(logging.WARNING, logger="mtl.data"):
+        pool = pools_of({"topic": features.take(left)}, {"topic": kind}, config)["topic"]
+        draw_episode(np.random.default_rng(0), "topic", pool, config)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("task topic: 2 of 4 classes have fewer than the 3 rows that an episode needs of each")
+    assert record.getMessage().endswith(f"the first: {kind.class_names[0]!r}, which has 2")
+
+
+def test_nothing_is_said_where_every_class_has_enough_rows_or_another_says_it(world, caplog):
+    features, kinds = {"topic": world.features["topic"]}, {"topic": world.kinds["topic"]}
+    all_rows = EpisodesConfig(ways=2, shots=len(features["topic"]) // 4 - 1, queries=1)  # of each of the four classes
+    with caplog.at_level(logging.WARNING, logger="mtl.data"):
+        assert len(pools_of(features, kinds, all_rows)["topic"].by_class) == 4
+        few = {"topic": features["topic"].take(range(len(features["topic"]) - 1))}
+        assert len(pools_of(few, kinds, all_rows, tell=False)["topic"].by_class) == 3
+    assert caplog.records == []

@@ -32,6 +32,20 @@ def test_splits_and_class_names_come_from_the_data_set(hub_folder):
     assert (len(rows["train"]), len(rows["validation"])) == (2, 1)
 
 
+def test_rows_that_stay_on_disk_are_the_same(hub_folder):
+    splits = {"train": "train", "test": "validation"}
+    found = [
+        load_splits(task(hub=str(hub_folder), splits=splits, stream=stream), {"text": True, "label": True}, hub_folder)
+        for stream in (True, False)
+    ]
+    for split in ("train", "validation", "test"):
+        ours, theirs = (rows[split] for rows in found)
+        assert (ours.on_disk, theirs.on_disk) == (True, False)
+        assert {role: list(ours[role]) for role in ours.columns} == {role: list(theirs[role]) for role in theirs.columns}
+        assert ours.fingerprint == theirs.fingerprint
+    assert {label for rows in found[0].values() for label in rows["label"]} == {"negative", "positive"}
+
+
 def test_a_data_set_that_cannot_be_reached_is_named(tmp_path):
     with pytest.raises(DataError, match=r"data set 'nobody/nothing' cannot be read"):
         load_splits(task(hub="nobody/nothing"), {"text": True, "label": True}, tmp_path)
