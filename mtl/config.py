@@ -71,7 +71,8 @@ class EncoderConfig(Frozen):
         token_dropout: Share of tokens that are hidden at random in training: nothing attends to them, and they are not pooled
             (word dropout; Iyyer et al. 2015, "Deep Unordered Composition", ACL).
         cache: Gigabytes on disk that may hold what leaves the frozen layers of this encoder, so that every text goes through
-            them once, whatever run or process asks; they have no dropout then. 0: nothing is kept.
+            them once, whatever run or process asks; they have no dropout then. While all that is kept takes more than
+            the largest such number, what no process uses is removed, what was used longest ago first. 0: nothing is kept.
         checkpointing: Whether training keeps of every layer its input only and computes the layer again on the way back: less
             memory, more time, the same result (Chen et al. 2016, arXiv:1604.06174). Not with second derivatives.
         compile: Whether passes of the whole encoder in training are compiled by ``torch.compile``: for GPUs and long trainings.
@@ -139,7 +140,7 @@ class EpisodesConfig(Frozen):
         imbalanced: Whether each class draws its own number of shots.
         queries: Query rows a class; rows in all for kinds without classes.
         per_step: Episodes an optimiser step (the meta-batch).
-        names: Whether the classes' written names are read with the support.
+        names: Whether the classes' written names are read with the support, by strategies that do: protonet and protomaml.
     """
 
     ways: Span = 5
@@ -250,7 +251,8 @@ class TargetsConfig(Frozen):
             ``{logistic.C: [1, 10]}``. What is chosen is kept in the bundle.
         beside_untouched: Whether a target is read by the untouched encoder too, its vectors beside the trained one's: twice
             the passes, and what training has forgotten is still there. The bundle has the trained encoder alone.
-        overlap: What to do if a source and a target share a text: ``error``, ``drop`` it from training, or ``allow``.
+        overlap: What to do if a source or a validation task shares a text with a target: ``error``, ``drop`` it from training
+            or validation, or ``allow``. A bundle has been trained already: nothing can be dropped from it.
         baselines: Strategies that are run beside the one asked for, on the same budget and episodes.
     """
 

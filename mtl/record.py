@@ -65,7 +65,8 @@ def summarize(
         config: The experiment.
         data: The source tasks.
         groups: For each model its test metrics, its steps and examples, and its transfer.
-        overlaps: Source → target → how many training rows are in the target too.
+        overlaps: Source → target → how many training rows are in the target too; of a bundle, how many of the target's rows
+            it was trained on.
     """
     tests = {name: values for group in groups.values() for name, values in group["tasks"].items()}
     seen = {name: count for group in groups.values() for name, count in group.get("examples_by_task", {}).items()}

@@ -43,6 +43,7 @@ from mtl.training.strategy import Draw, StepReport, Strategy
 from mtl.training.weighting import TaskLoss
 from mtl.transfer.adapt import practised_by
 from mtl.transfer.beside import BesideUntouched
+from mtl.transfer.overlap import trained_on
 from mtl.transfer.stage import Stage, source_evaluator
 
 _LOG = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ class Run:
                     "the targets, or train it with the strategy joint or single."
                 )
         self.strategy.setup([TaskLoss(task.name, task.weight, 1.0) for task in sources], self.build)
-        self.build("sampler", self.config.sampler)
+        self.strategy.check(self.config, self.build("sampler", self.config.sampler))
         check_encoder(self.config, self.strategy)
         self._check_adapter()
         if self._stage:
@@ -158,6 +159,7 @@ class Run:
         sources, targets, validation = self._tasks()
         self.display.say(f"reading {len(sources) + len(targets) + len(validation)} tasks")
         encoder = self._load_encoder()
+        self.strategy.check_encoder(encoder)
         learned = (*targets, *validation)
         data = {task.name: self._load(task, encoder.tokenizer, task in learned) for task in (*sources, *learned)}
         check_fingerprints(self.folder, data)
@@ -168,7 +170,7 @@ class Run:
         trained = {task.name: data[task.name] for task in sources}
         if self._stage:
             self._stage.prepare([data[task.name] for task in targets], [data[task.name] for task in validation])
-            trained = self._stage.keep_apart(trained)
+            trained = self._stage.keep_apart(trained, self._bundle)
         examples = self._plan(trained)
         groups: dict[str, Any] = {}
         for group, names in self.strategy.groups(list(trained)).items():
@@ -258,12 +260,13 @@ class Run:
 
     def _load_encoder(self) -> Encoder:
         if self._bundle is not None:
-            return self._bundle.model.encoder.to(find_device(self.config.device))
-        encoder = self._load_untouched()
-        if self.config.encoder.compile:
-            encoder.compile_passes()
-        if self.config.encoder.cache:
-            encoder.keep_frozen(default_cache().parent / "states", round(self.config.encoder.cache * 2**30))
+            encoder, config = self._bundle.model.encoder.to(find_device(self.config.device)), self._bundle.config
+        else:
+            encoder, config = self._load_untouched(), self.config.encoder
+            if config.compile:
+                encoder.compile_passes()
+        if config.cache:
+            encoder.keep_frozen(default_cache().parent / "states", round(config.cache * 2**30))
         return encoder
 
     def _load_untouched(self) -> Encoder:
@@ -328,7 +331,8 @@ class Run:
         chosen = transferred.get("transfer", {}).get("chosen", {})
         choices = {label: Choice.model_validate(choice) for label, choice in chosen.items()}
         practice = Practice(config.strategy, config.episodes, strategy.state_dict(), choices)
-        Bundle(kept, config.encoder, brought, practice).save(folder)
+        seen = {name: trained_on(task) for name, task in data.items()}
+        Bundle(kept, config.encoder, brought, practice, trained=seen).save(folder)
         return {
             "tasks": tests,
             "steps": progress.step,

@@ -15,6 +15,7 @@ from conftest import ROOT, sentiment_rows, splits
 
 import mtl
 from mtl.errors import CheckpointError, ConfigError, PluginError, TrainingError, UnknownNameError
+from mtl.model.kept_states import KeptStates
 
 BYTES = (
     "results.json",
@@ -161,3 +162,26 @@ def test_a_folder_does_not_hide_the_experiment_of_its_name(tmp_path, monkeypatch
     (tmp_path / "demo").mkdir()
     monkeypatch.chdir(tmp_path)
     assert mtl.load_experiment("demo").config.name == "demo"
+
+
+def test_transfer_of_a_bundle_keeps_what_leaves_its_frozen_layers_as_its_training_did(experiment_values, tmp_path, monkeypatch):
+    computed = []
+    compute = KeptStates._compute
+    monkeypatch.setattr(
+        KeptStates, "_compute", lambda self, missing, *rest: computed.append(len(missing)) or compute(self, missing, *rest)
+    )
+    values = experiment_values | {"encoder": experiment_values["encoder"] | {"freeze": 1, "cache": 0.05}}
+    trained = mtl.Experiment.of(**values).run().folder
+    targets = {"tasks": ["topic"], "shots": [2], "protocol": {"name": "domain", "draws": 2}, "adaptation": "prototype"}
+    topics = [{"text": f"the {('cat', 'mat')[n % 2]} is fine {n}", "label": str(n % 2)} for n in range(32)]
+    asked = experiment_values | {
+        "tasks": [{"name": "topic", "kind": "classification", "data": splits(topics)}],
+        "targets": targets,
+    }
+    sums = []
+    for name in ("first", "second"):
+        computed.clear()
+        mtl.Experiment.of(**(asked | {"output": str(tmp_path / name)})).transfer([trained])
+        sums.append(sum(computed))
+    assert sums[0] > 0
+    assert sums[1] == 0

@@ -27,6 +27,7 @@ from mtl.model.inference import _MAX_TOKENS, device_of, embed
 from mtl.model.multitask import MultiTaskModel, head_key
 from mtl.model.origin import load_base, save_encoder
 from mtl.model.state import load_state, save_state
+from mtl.model.trained import Trained, load_trained, save_trained
 from mtl.plugins import Plugins, load_plugins
 from mtl.task import Task
 
@@ -62,6 +63,7 @@ class Bundle:
         plugins: Name and distribution of the plugins that brought the kinds.
         practice: How it has learned to learn.
         missing: Tasks whose heads are left out, each with what is needed to use it.
+        trained: What each source gave to the training of the encoder; ``None`` if that is not known.
     """
 
     def __init__(
@@ -71,9 +73,11 @@ class Bundle:
         plugins: Mapping[str, str],
         practice: Practice | None = None,
         missing: Mapping[str, str] | None = None,
+        trained: Mapping[str, Trained] | None = None,
     ) -> None:
         self.model, self.config, self.plugins, self.practice = model, config, dict(plugins), practice
         self.missing = dict(missing or {})
+        self.trained = None if trained is None else dict(trained)
 
     @property
     def label(self) -> str:
@@ -115,6 +119,7 @@ class Bundle:
         practice = self.practice
         if practice is not None:
             save_state(folder / "practice.safetensors", practice.state)
+        trained = None if self.trained is None else save_trained(folder, self.trained)
         write_json(
             folder / "bundle.json",
             {
@@ -138,6 +143,7 @@ class Bundle:
                     "episodes": practice.episodes.model_dump(mode="json"),
                     "chosen": {label: choice.model_dump(mode="json") for label, choice in practice.chosen.items()},
                 },
+                "trained": trained,
             },
         )
 
@@ -337,6 +343,7 @@ def load_bundle(path: str | Path, *, plugins: Plugins | None = None, device: str
         for name in (name for name, unit in units.items() if unit):
             model.head(name).unit = True  # type: ignore[assignment]
         practice = _read_practice(about["practice"], folder)
+        trained = load_trained(folder, about.get("trained"))  # which earlier versions did not write
         brought = dict(about["plugins"])
     except MTLError:
         raise
@@ -347,7 +354,7 @@ def load_bundle(path: str | Path, *, plugins: Plugins | None = None, device: str
     model.eval()
     for text in missing.values():
         _LOG.warning("%s: task %s The other heads answer.", folder, text)
-    return Bundle(model.to(device), config, brought, practice, missing)
+    return Bundle(model.to(device), config, brought, practice, missing, trained)
 
 
 def _read_practice(about: Mapping[str, Any] | None, folder: Path) -> Practice | None:

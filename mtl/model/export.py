@@ -56,4 +56,5 @@ def merged(bundle: Bundle, task: str | None = None) -> Bundle:
         encoder.adapters.merge(head_key(tasks[0]) if model.encoder.per_task else None)
         encoder.adapters = None
     config = bundle.config.model_copy(update={"adapter": None})
-    return Bundle(model.on(encoder, tasks), config, bundle.plugins, bundle.practice if tasks else None, bundle.missing)
+    practice = bundle.practice if tasks else None
+    return Bundle(model.on(encoder, tasks), config, bundle.plugins, practice, bundle.missing, bundle.trained)

@@ -19,6 +19,7 @@ from mtl.plugins import Plugins
 from mtl.task import Task
 from mtl.training.strategy import Strategy
 from mtl.transfer.adaptation import Adaptation, LinearPredictor
+from mtl.transfer.overlap import also_trained_on
 from mtl.transfer.space import Space
 from mtl.transfer.stage import PRACTISED
 
@@ -121,4 +122,5 @@ def adapt(bundle: Bundle, task: Task, support: Path, choice: Choice | None, plug
         head.unit = True  # type: ignore[assignment]
     model.eval()
     plugin = {task.kind: plugins.kinds.origin(task.kind)}
-    return Bundle(model, bundle.config, bundle.plugins | plugin, None if moved else bundle.practice)
+    trained = also_trained_on(bundle.trained, data) if moved and bundle.trained is not None else bundle.trained
+    return Bundle(model, bundle.config, bundle.plugins | plugin, None if moved else bundle.practice, trained=trained)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from mtl.data.episodes import EpisodeRows, Pool
 from mtl.data.features import Features, join
-from mtl.errors import DataError
 from mtl.metrics import Outcome
 from mtl.model.encoder import Encoder
 from mtl.model.inference import TaskData, evaluate_trivial
@@ -111,51 +109,3 @@ def episodes_of_validation(data: TaskData, shots: int, rng: Any, count: int = 3)
     query = tuple(range(len(rows), len(rows) + len(validation)))
     found = [EpisodeRows(data.name, episode.classes, tuple(place[row] for row in episode.support), query) for episode in drawn]
     return data, join([train.take(rows), validation]), found
-
-
-def shared_texts(source: Features, others: Collection[Features]) -> list[int]:
-    """Return the rows of ``source`` whose words are also a row of ``others``; case, spaces and punctuation do not matter."""
-    seen = {_words(features, row) for features in others for row in range(len(features))}
-    return [row for row in range(len(source)) if _words(source, row) in seen]
-
-
-def _words(features: Features, row: int) -> str:
-    text = _text(features, row)
-    return " ".join(re.sub(r"[\W_]+", " ", text.lower()).split()) or text  # a text without a word is compared as it is
-
-
-def _text(features: Features, row: int) -> str:
-    """Return the text of a row, both of a pair, however it is encoded."""
-    requests = features.requests[row]
-    joined = " ".join(request if isinstance(request, str) else " ".join(request) for request in requests)
-    return " ".join(joined.split())
-
-
-def without_overlaps(data: TaskData, targets: Mapping[str, Features], what: str) -> tuple[TaskData, dict[str, int]]:
-    """Find the training rows of a source that are also in a target, and leave them out, or refuse them.
-
-    Args:
-        data: The source.
-        targets: The pools.
-        what: ``error``, ``drop`` or ``allow``.
-
-    Raises:
-        DataError: If there are some and ``what`` is ``error``; names the first.
-    """
-    train = data.splits["train"]
-    counts, dropped = {}, set()
-    for name, pool in targets.items():
-        rows = shared_texts(train, [pool])
-        if rows:
-            counts[name] = len(rows)
-            dropped.update(rows)
-            if what == "error":
-                raise DataError(
-                    f"{train.rows.where(rows[0])}: {_text(train, rows[0])!r:.80} of source "
-                    f"{data.name!r} is also in target {name!r} ({len(rows)} rows are in both). Set targets.overlap to drop, "
-                    "which leaves them out of training and counts them, or to allow."
-                )
-    if what != "drop" or not dropped:
-        return data, counts
-    kept = train.take([row for row in range(len(train)) if row not in dropped])
-    return TaskData(data.name, data.kind, {**data.splits, "train": kept}, data.names), counts

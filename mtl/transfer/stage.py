@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from mtl.components import Builder
 from mtl.config import Choice, ExperimentConfig, TargetsConfig
 from mtl.data.episodes import pools_of
 from mtl.data.features import Features
-from mtl.errors import ConfigError, DataError, did_you_mean
+from mtl.errors import ConfigError, did_you_mean
 from mtl.model.encoder import Encoder
 from mtl.model.inference import TaskData
 from mtl.model.multitask import MultiTaskModel
@@ -31,11 +32,16 @@ from mtl.transfer.measure import (
     measure,
     transfer,
     trivial_of,
-    without_overlaps,
 )
+from mtl.transfer.overlap import count_trained, refuse_shared_classes, validation_without_overlaps, without_overlaps
 from mtl.transfer.protocol import Manifest, Protocol, make_manifest
 from mtl.transfer.space import Space
 
+if TYPE_CHECKING:
+    from mtl.model.bundle import Bundle
+    from mtl.model.trained import Trained
+
+_LOG = logging.getLogger(__name__)
 #: The adaptation that a strategy has practised, and what stands in for it where none was: for classes, and for values.
 PRACTISED, UNPRACTISED, OF_VALUES = "inner-loop", Choice(name="prototype"), Choice(name="ridge")
 
@@ -112,10 +118,24 @@ class Stage:
         """Draw the episodes of every target, or read them from the manifests.
 
         Raises:
-            DataError: If a target has too few rows or classes.
+            DataError: If a target has too few rows or classes; or if a task of meta-validation shares a class or a text with a
+                target and the configuration does not allow for it.
         """
         self.targets = [self._target(data) for data in targets]
-        self.validation = [self._target(data) for data in validation]
+        self.validation = [self._target(self._apart_from_targets(data)) for data in validation]
+
+    def _apart_from_targets(self, data: TaskData) -> TaskData:
+        """Return a task of meta-validation without what it shares with targets: what is chosen on it must not know them."""
+        what = self.targets_config.overlap
+        if self.protocol.unseen_classes and what != "allow":
+            for target in self.targets:
+                whose = f"validation task {data.name!r}"
+                refuse_shared_classes(data.kind.class_names, whose, target.data, "other validation tasks")
+        pools = {target.data.name: target.pool for target in self.targets}
+        kept, found = validation_without_overlaps(data, self.protocol.pool(data), pools, what)
+        if found:
+            self.overlaps[data.name] = found
+        return kept
 
     def _target(self, data: TaskData) -> Target:
         config, pool = self.targets_config, self.protocol.pool(data)
@@ -126,23 +146,31 @@ class Stage:
         manifest = make_manifest(path, self.protocol, options, data, pool, config.shots, self.config.seed)
         return Target(data, pool, manifest)
 
-    def keep_apart(self, sources: Mapping[str, TaskData]) -> dict[str, TaskData]:
+    def keep_apart(self, sources: Mapping[str, TaskData], bundle: Bundle | None = None) -> dict[str, TaskData]:
         """Return the sources without what they share with targets, or refuse them.
+
+        Args:
+            sources: The experiment's.
+            bundle: What is measured without training. What it was trained on is compared in place of the sources.
 
         Raises:
             DataError: If a class or a text is in both and the configuration does not allow for it.
         """
+        if bundle is not None and bundle.trained is not None:
+            self._compare_trained(bundle.trained)
+            return dict(sources)
+        if bundle is not None:
+            _LOG.warning(
+                "bundle of %r: it does not say what it was trained on, as earlier versions wrote it. Whether it has learned from "
+                "classes or texts of a target cannot be checked; the sources of this experiment are compared in their place",
+                bundle.label,
+            )
         what = self.targets_config.overlap
         if self.protocol.unseen_classes and what != "allow":
             for source in sources.values():
                 for target in (*self.targets, *self.validation):
-                    both = sorted(set(source.kind.class_names) & set(target.data.kind.class_names))
-                    if both:
-                        raise DataError(
-                            f"Class {both[0]!r} is in source {source.name!r} and in target {target.data.name!r} ({len(both)} "
-                            "classes are in both), and this protocol asks for classes never trained. Take other sources, or "
-                            "set targets.overlap to allow."
-                        )
+                    whose = f"source {source.name!r}"
+                    refuse_shared_classes(source.kind.class_names, whose, target.data, "other sources")
         pools = {target.data.name: target.pool for target in (*self.targets, *self.validation)}
         kept = {}
         for name, data in sources.items():
@@ -150,6 +178,16 @@ class Stage:
             if found:
                 self.overlaps[name] = found
         return kept
+
+    def _compare_trained(self, trained: Mapping[str, Trained]) -> None:
+        """Refuse or count what a bundle has learned from targets."""
+        what = self.targets_config.overlap
+        for target in (*self.targets, *self.validation):
+            if self.protocol.unseen_classes and what != "allow":
+                for name, source in trained.items():
+                    refuse_shared_classes(source.classes, f"source {name!r} of the bundle", target.data, "another bundle")
+            for name, count in count_trained(trained, target.data.name, target.pool, what).items():
+                self.overlaps.setdefault(name, {})[target.data.name] = count
 
     def evaluator(self, sources: Mapping[str, TaskData], strategy: Strategy) -> Evaluator | None:
         """Return what looks at a model in training; ``None`` if the sources' own validation is to do that."""
@@ -269,9 +307,8 @@ def source_evaluator(config: ExperimentConfig, build: Builder, sources: Mapping[
     Raises:
         DataError: If a source has too few rows or classes for an episode.
     """
-    pools_of(
-        {name: data.splits["train"] for name, data in sources.items()}, {n: d.kind for n, d in sources.items()}, config.episodes
-    )
+    train, kinds = {name: data.splits["train"] for name, data in sources.items()}, {n: d.kind for n, d in sources.items()}
+    pools_of(train, kinds, config.episodes, tell=False)  # the episodes of training tell
     rng = np.random.default_rng(seed_of(config.seed, "validation episodes"))
     shots = config.episodes.shots if isinstance(config.episodes.shots, int) else config.episodes.shots[1]
     inner = TransferEvaluator(

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import entity_rows, rating_rows, sentiment_rows, splits
@@ -20,6 +21,7 @@ from mtl.errors import BundleError, DataError, EncoderError, UnknownNameError
 from mtl.model.bundle import Bundle, load_bundle
 from mtl.model.encoder import load_encoder
 from mtl.model.multitask import MultiTaskModel
+from mtl.model.trained import Trained
 from mtl.plugins import load_plugins
 
 TEXTS = ["the cat sat on the mat is good", "bob", "anna flew to paris is bad", "the dog ran from london " * 3]
@@ -108,6 +110,44 @@ def test_saving_and_loading_twice_changes_no_byte(saved, tmp_path):
     assert files == sorted(path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*") if path.is_file())
     for name in files:
         assert (saved / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+
+@pytest.fixture
+def with_sources(bundle, tmp_path):
+    """The same bundle, which says what it was trained on."""
+    texts = np.array([-(2**63), -1, 2**63 - 1])  # every hash of 64 bits is one
+    sources = {"mood": Trained(("bad", "good"), texts), "a/b.c": Trained((), np.array([7]))}
+    made = Bundle(bundle.model, bundle.config, bundle.plugins, trained=sources)
+    made.save(tmp_path / "sources")
+    return tmp_path / "sources"
+
+
+def test_a_bundle_says_what_it_was_trained_on(with_sources):
+    found = load_bundle(with_sources).trained
+    assert {name: (source.classes, source.texts.tolist()) for name, source in found.items()} == {
+        "mood": (("bad", "good"), [-(2**63), -1, 2**63 - 1]),
+        "a/b.c": ((), [7]),
+    }
+
+
+def test_a_bundle_that_does_not_know_what_it_was_trained_on_does_not_say_it(saved):
+    assert load_bundle(saved).trained is None
+    assert not (saved / "trained.safetensors").exists()
+
+
+def test_a_bundle_of_an_earlier_version_that_says_nothing_of_it_is_read(with_sources):
+    about = json.loads((with_sources / "bundle.json").read_text())
+    del about["trained"]
+    (with_sources / "bundle.json").write_text(json.dumps(about))
+    assert load_bundle(with_sources).trained is None
+
+
+def test_hashes_of_other_sources_do_not_fit(with_sources):
+    about = json.loads((with_sources / "bundle.json").read_text())
+    about["trained"]["rating"] = []
+    (with_sources / "bundle.json").write_text(json.dumps(about))
+    with pytest.raises(BundleError, match="the bundle is incomplete or its parts do not fit: there is no 'rating'"):
+        load_bundle(with_sources)
 
 
 def test_the_encoder_is_on_disk_once(saved):

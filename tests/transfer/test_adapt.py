@@ -83,6 +83,15 @@ def test_a_bundle_learns_a_new_task_and_predicts_it(trained, support, tmp_path, 
     assert right > 3  # of 9, on what it has learned from
 
 
+@pytest.mark.parametrize(("adaptation", "seen"), [("full", ["mood", "colour", "topic"]), ("ridge", ["mood", "colour"])])
+def test_what_moves_the_encoder_is_a_training_too(trained, support, tmp_path, monkeypatch, capsys, adaptation, seen):
+    options = ("--name", "topic", "--output", tmp_path / "made", "--adaptation", adaptation)
+    call(monkeypatch, capsys, "adapt", trained["joint"], "--support", support, *options)
+    found = mtl.load_bundle(tmp_path / "made").trained
+    assert list(found) == seen
+    assert [(found[name].classes, len(found[name].texts)) for name in seen[2:]] == [(tuple(TOPICS), 9)] * len(seen[2:])
+
+
 def test_a_bundle_that_has_learned_in_episodes_has_nothing_to_predict_until_it_has_a_head(trained, fails, tmp_path):
     (tmp_path / "ask.txt").write_text("the cat is good\n")
     fails("predict", trained["anil"], "--input", tmp_path / "ask.txt", pieces=("'anil'", "no heads", "mtl adapt"))

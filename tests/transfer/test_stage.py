@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import rating_rows, splits
-from toys import ANIMALS, load, load_tiny, topic_rows, topic_splits
+from toys import ANIMALS, MOODS, load, load_tiny, topic_rows, topic_splits, with_shared_texts
 
 import mtl
 import mtl.transfer.stage as stage_module
@@ -18,14 +19,8 @@ from mtl.config import validate
 from mtl.errors import ConfigError, DataError
 from mtl.grid.plan import with_baselines
 from mtl.plugins import load_plugins
-from mtl.transfer.measure import shared_texts, without_overlaps
 from mtl.transfer.stage import Stage
 
-#: Other classes and other texts than the topics.
-MOODS = {
-    split: [{"text": f"{word} {word} {place} {n}", "label": word} for n in range(rows) for word in ("good", "bad")]
-    for split, rows, place in (("train", 16, "paris"), ("validation", 4, "london"), ("test", 4, "mat"))
-}
 TOPIC = {"name": "topic", "kind": "classification", "data": topic_splits()}
 MOOD = {"name": "mood", "kind": "classification", "data": MOODS}
 OTHER = {"name": "other", "kind": "classification", "data": topic_splits(labels=("flew", "ran", "sat"))}
@@ -62,55 +57,6 @@ def strategy_of(stage, name):
     return stage.build("strategy", validate({**stage.config.model_dump(mode="json"), "strategy": name}, "test").strategy)
 
 
-def rows_of(texts):
-    return [{"text": text, "label": ("good", "bad")[number % 2]} for number, text in enumerate(texts)]
-
-
-def with_shared_texts():
-    """Moods of which rows 3 and 4 of train have a target's texts, one written otherwise."""
-    target = topic_splits()
-    train = [*MOODS["train"]]
-    train[2] = {"text": target["train"][0]["text"].upper(), "label": "good"}
-    train[3] = {"text": "  " + target["test"][5]["text"].replace(" ", "  "), "label": "bad"}
-    return {**MOODS, "train": train}
-
-
-def test_a_text_is_shared_whatever_its_case_and_spaces(encoder):
-    source = load(encoder, with_shared_texts())
-    target = load(encoder, topic_splits())
-    assert shared_texts(source.splits["train"], [target.splits["train"], target.splits["test"]]) == [2, 3]
-    assert shared_texts(source.splits["train"], [target.splits["train"]]) == [2]
-    assert shared_texts(source.splits["test"], target.splits.values()) == []
-
-
-def test_a_pair_is_shared_if_both_its_texts_are_however_it_is_encoded(encoder):
-    rows = [{"text": "the cat", "text_pair": other, "label": label} for other, label in (("sat", "a"), ("ran", "b"))]
-    others = [{**rows[0], "text_pair": "flew"}, rows[1]]
-
-    def pairs(rows, pairing):
-        data = {"train": rows, "validation": rows, "test": rows}
-        return load(encoder, data, "pair-classification", options={"pairing": pairing}).splits["train"]
-
-    for first, second in (("bi", "bi"), ("bi", "cross"), ("cross", "bi"), ("cross", "cross")):
-        assert shared_texts(pairs(rows, first), [pairs(others, second)]) == [1]
-
-
-def test_shared_texts_are_an_error_or_left_out_or_allowed(encoder):
-    source, target = load(encoder, with_shared_texts(), name="mood"), load(encoder, topic_splits())
-    pools = {"topic": target.splits["train"], "again": target.splits["test"]}
-    with pytest.raises(DataError, match=r"rows of train, row 3: .* of source 'mood' is also in target 'topic' \(1 rows"):
-        without_overlaps(source, pools, "error")
-    kept, counts = without_overlaps(source, pools, "drop")
-    assert counts == {"topic": 1, "again": 1}
-    train = source.splits["train"]
-    assert kept.splits["train"].requests == [text for row, text in enumerate(train.requests) if row not in (2, 3)]
-    assert kept.splits["test"] is source.splits["test"]
-    assert len(train) == 32
-    same, counts = without_overlaps(source, pools, "allow")
-    assert same is source
-    assert counts == {"topic": 1, "again": 1}
-
-
 def test_what_was_left_out_is_counted_in_the_results_and_not_trained(values):
     tasks = [{**MOOD, "data": with_shared_texts()}, TOPIC]
     values = {**values, "tasks": tasks, "targets": {**values["targets"], "overlap": "drop", "baselines": []}}
@@ -133,6 +79,50 @@ def test_a_class_of_source_and_target_is_refused_where_classes_must_be_new(encod
         kept(overlap="drop")  # a class cannot be left out of a source's head
     assert list(kept(overlap="allow")) == ["mood"]
     assert list(kept(protocol={"name": "domain", "draws": 1})) == ["mood"]
+
+
+def prepared(encoder, values, folder, validation, **targets):
+    """A stage whose target are the topics, with a task of meta-validation."""
+    stage = make_stage(values, folder, validation=["other"], **targets)
+    stage.prepare([load(encoder, topic_splits())], [load(encoder, validation, name="other")])
+    return stage
+
+
+def test_a_class_of_validation_and_target_is_refused_where_classes_must_be_new(encoder, values, tmp_path):
+    protocol = {"name": "episodic", "ways": 2, "queries": 1, "episodes": 2}
+    other = {"train": topic_rows(8, ("DOG", "flew"), 500), "test": topic_rows(8, ("DOG", "flew"), 600)}
+    told = r"Class 'DOG' is in validation task 'other' and as 'dog' in target 'topic' \(1 classes .* Take other validation tasks"
+    for overlap in ("error", "drop"):
+        with pytest.raises(DataError, match=told):
+            prepared(encoder, values, tmp_path, other, protocol=protocol, overlap=overlap)
+    prepared(encoder, values, tmp_path, other, protocol=protocol, overlap="allow")
+    prepared(encoder, values, tmp_path, other)  # another domain may have the same classes
+
+
+def test_a_text_of_validation_and_target_is_refused_or_left_out_of_validation(encoder, values, tmp_path):
+    target = topic_splits()
+    other = topic_splits(labels=("flew", "ran", "sat"))
+    other["train"][4] = {"text": target["test"][0]["text"].upper(), "label": "ran"}
+    other["test"][2] = {"text": target["train"][7]["text"], "label": "sat"}
+    other["validation"][0] = {"text": target["train"][8]["text"], "label": "flew"}  # in no episode of this protocol
+    with pytest.raises(DataError, match=r"of validation task 'other' is also in target 'topic' \(2 rows .* out of validation"):
+        prepared(encoder, values, tmp_path, other)
+    dropped = prepared(encoder, values, tmp_path, other, overlap="drop")
+    assert dropped.overlaps == {"other": {"topic": 2}}
+    (kept,) = dropped.validation
+    left = [row["text"] for split in ("train", "test") for row in other[split]]
+    assert [request for (request,) in kept.pool.requests] == [text for row, text in enumerate(left) if row not in (4, 30 + 2)]
+    assert all(row < 40 for episode in kept.manifest.episodes[2] for row in (*episode.support, *episode.query))
+    allowed = prepared(encoder, values, tmp_path, other, overlap="allow")
+    assert allowed.overlaps == {"other": {"topic": 2}}
+    assert len(allowed.validation[0].pool) == 42
+    # Numbers mean other rows, so the episodes of the one are not those of the other.
+    assert len(list(tmp_path.glob("other-*.json"))) == 2
+
+
+def test_validation_that_is_the_target_by_another_name_is_refused(encoder, values, tmp_path):
+    with pytest.raises(DataError, match="Task 'other': every row of .* is also in a target"):
+        prepared(encoder, values, tmp_path, topic_splits(), overlap="drop")
 
 
 def test_the_untouched_and_the_jointly_trained_encoder_stand_beside_every_method(values):
@@ -293,6 +283,17 @@ def test_without_validation_tasks_an_episodic_strategy_is_looked_at_by_transfer_
     sources = {"mood": load(encoder, MOODS, name="mood")}
     assert stage.evaluator(sources, strategy_of(stage, "joint")) is None  # by the validation splits and the heads
     assert stage.evaluator(sources, strategy_of(stage, "maml")) is not None
+
+
+def test_a_run_says_once_which_classes_are_in_no_episode(values, caplog):
+    rare = [{"text": f"awful awful {n}", "label": "awful"} for n in range(3)]  # of the four rows that an episode needs
+    task = {**MOOD, "data": {**MOODS, "train": [*MOODS["train"], *rare]}}
+    del values["targets"]  # the validation split is looked at by episodes too
+    with caplog.at_level(logging.WARNING, logger="mtl"):
+        mtl.Experiment.of(**{**values, "tasks": [task]}, strategy="protonet").run()
+    (record,) = [found for found in caplog.records if "in no episode" in found.getMessage()]
+    assert record.getMessage().startswith("task mood: 1 of 3 classes have fewer than the 4 rows")
+    assert record.getMessage().endswith("the first: 'awful', which has 3")
 
 
 def test_the_figures_of_a_run_are_those_of_its_episodes(encoder, values, tmp_path):

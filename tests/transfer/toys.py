@@ -21,6 +21,11 @@ from mtl.transfer.space import Space
 
 ANIMALS = ("cat", "dog", "bob", "anna")
 FILLERS = ("the", "a", "on", "is", "was", "to")
+#: Other classes and other texts than the topics.
+MOODS = {
+    split: [{"text": f"{word} {word} {place} {n}", "label": word} for n in range(rows) for word in ("good", "bad")]
+    for split, rows, place in (("train", 16, "paris"), ("validation", 4, "london"), ("test", 4, "mat"))
+}
 
 
 def topic_rows(count: int, labels: tuple[str, ...] = ANIMALS[:3], start: int = 0) -> list[dict[str, Any]]:
@@ -38,6 +43,15 @@ def topic_splits(train: int = 30, test: int = 12, labels: tuple[str, ...] = ANIM
         "validation": topic_rows(2 * len(labels), labels, 200),
         "test": topic_rows(test, labels, 300),
     }
+
+
+def with_shared_texts() -> dict[str, list[dict[str, Any]]]:
+    """Moods of which rows 3 and 4 of train have a target's texts, one written otherwise."""
+    target = topic_splits()
+    train = [*MOODS["train"]]
+    train[2] = {"text": target["train"][0]["text"].upper(), "label": "good"}
+    train[3] = {"text": "  " + target["test"][5]["text"].replace(" ", "  "), "label": "bad"}
+    return {**MOODS, "train": train}
 
 
 def load(encoder: Encoder, data: Any, kind: str = "classification", **values: Any) -> TaskData:
