@@ -3,8 +3,9 @@
 Measured: one episode of 5 ways, 5 shots and 25 queries of about 32 tokens on MiniLM in float32, K = 5 inner steps, from
 the parameters to gradients in ``.grad``. Against: ``learn2learn.algorithms.MAML`` in its best set-up: no pooler,
 frozen parameters left out, eager attention (fused attention has no second derivative), the same head, loss, rate and
-features; where only a part is adapted, ``maml_update`` is given the gradients of that part alone, and "split by hand"
-has the part above the trunk alone in a MAML, the trunk run once, as a careful user of learn2learn would write it.
+features; where only a part is adapted, ``maml_update`` is given the gradients of that part alone. That is the best of its
+wrapper, and what the targets are held against; "split by hand" is beside it: the part above the trunk alone in a MAML, the
+trunk run once, as a careful user of learn2learn would program it.
 How: times in one process, all sides in turn, ratios between neighbours; peak memory in a fresh process each, above what
 the process had with the model loaded (``ru_maxrss``); FLOPs by ``torch.utils.flop_counter``, over those of one forward
 pass of support or query. MFU is those that a side makes (padding and what is made again in them, PyTorch's fused attention
@@ -12,8 +13,8 @@ on a CPU not), over its time and the best throughput of products of matrices her
 store at most 1.0 of learn2learn's time; recompute at most 1.4 of it, and at most half its extra memory. Last two layers:
 1.4 times as fast. ANIL: 2.5 times, with the trunk frozen 20 times. FOMAML: within 10 % of K + 1 bare forward and backward
 passes. 600 episodes answered by prototypes under 3 s, by logistic regression under 30 s, once rows are encoded. Peak
-memory flat from 1 to 16 episodes a step; it is measured again with freed tensors given back to the system at once, as
-the C library keeps some on the heap.
+memory flat from 1 to 16 episodes a step: of a process that learns from the same 16 episodes in steps of so many, and of
+one that makes a single step with freed tensors given back to the system at once, as the C library keeps some on the heap.
 
     python benchmarks/meta.py
 """
@@ -21,6 +22,7 @@ the C library keeps some on the heap.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -254,28 +256,39 @@ def flops(step: Callable[[int], None]) -> int:
     return int(counter.get_total_flops())
 
 
-def child(name: str, words: int, per_step: int) -> dict[str, float]:
-    """Return the extra peak memory of one side in this process, in bytes."""
+def child(name: str, words: int, per_step: int, steps: int) -> dict[str, float]:
+    """Return the extra peak memory of one side in this process, in bytes; of steps of several episodes, if there are steps."""
     torch.set_num_threads(measuring.THREADS)
     found = sides(words)
     world, step = found[name]
     with torch.no_grad():
         world.encoder(world.episodes[0].support.inputs)
     before = measuring.peak_memory()
-    if per_step > 1:
+    if steps:
         strategy = MAML(steps=STEPS, rate=RATE, scale=SCALE, memory="recompute")
         strategy.prepare(world.model)
-        world.clear()
-        strategy.fill_gradients(world.model, [world.episodes[place % len(world.episodes)] for place in range(per_step)])
+        episodes = itertools.cycle(world.episodes)
+        for _ in range(steps):
+            world.clear()
+            strategy.fill_gradients(world.model, list(itertools.islice(episodes, per_step)))
     else:
         step(0)
     return {"extra": measuring.peak_memory() - before}
 
 
-def in_fresh_process(name: str, words: int, per_step: int = 1, **environment: str) -> float:
+def in_fresh_process(name: str, words: int, per_step: int = 1, steps: int = 0, **environment: str) -> float:
     """Return the extra peak memory of one side, in megabytes."""
-    found = measuring.in_fresh_process(__file__, name, "--words", words, "--per-step", per_step, **environment)
-    return float(found["extra"]) / 1e6
+    shape = ("--words", words, "--per-step", per_step, "--steps", steps)
+    return float(measuring.in_fresh_process(__file__, name, *shape, **environment)["extra"]) / 1e6
+
+
+def peaks_by_meta_batch(words: int) -> dict[int, tuple[float, float]]:
+    """Return the extra peaks of as many episodes in steps of 1 to 16, and of what is alive in one such step, in megabytes."""
+    name, found = "all layers: recompute", {}
+    for count in (1, 2, 4, 8, 16):
+        run = in_fresh_process(name, words, count, 16 // count)
+        found[count] = (run, in_fresh_process(name, words, count, 1, **_GIVEN_BACK))
+    return found
 
 
 def evaluation_seconds(episodes: int) -> dict[str, float]:
@@ -299,19 +312,17 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=600, help="episodes of the evaluation")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--per-step", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, default=0, help=argparse.SUPPRESS)
     parser.set_defaults(repeats=5)
     options = parser.parse_args()
     torch.set_num_threads(measuring.THREADS)
     if options.child:
-        print(json.dumps(child(options.child, options.words, options.per_step)))
+        print(json.dumps(child(options.child, options.words, options.per_step, options.steps)))
         return
     # First, while this process is small: a child's peak starts from what its parent holds.
     names = [name for name in _NAMES if name.startswith(options.only)]
     memory = {name: in_fresh_process(name, options.words) for name in names}
-    flat = {
-        count: [in_fresh_process("all layers: recompute", options.words, count, **setting) for setting in ({}, _GIVEN_BACK)]
-        for count in (1, 2, 4, 8, 16)
-    }
+    flat = peaks_by_meta_batch(options.words)
     print(json.dumps({"memory": memory, "episodes a step": flat}), file=sys.stderr, flush=True)
     steps = {name: step for name, (_, step) in sides(options.words).items() if name in names}
     forward = flops_of_forward(options.words)
@@ -332,7 +343,9 @@ def main() -> None:
     speed = evaluation_seconds(options.episodes)
     table = measuring.table(columns, rows)
     heights = [[str(count), *(f"{peak:,.0f}" for peak in peaks)] for count, peaks in flat.items()]
-    table += "\n\n" + measuring.table(["episodes a step", "extra peak, MB", "tensors given back at once, MB"], heights)
+    table += "\n\n" + measuring.table(
+        ["episodes a step", "extra peak of 16 episodes, MB", "of a step, tensors given back at once, MB"], heights
+    )
     shown = [[name, f"{value:.2f}"] for name, value in speed.items()]
     table += "\n\n" + measuring.table([f"{options.episodes} episodes by", "seconds"], shown)
     figures = {"seconds": seconds, "memory": memory, "flops": counted, "throughput": throughput}

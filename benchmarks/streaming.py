@@ -108,7 +108,7 @@ def child(folder: Path, rows: int, stream: bool) -> dict[str, float]:
 
 def main() -> None:
     parser = measuring.parser(__doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000, help="the most rows")
+    parser.add_argument("--rows", type=int, default=5_000_000, help="the most rows")
     parser.add_argument("--in-memory", type=int, default=100_000, help="the most rows that are also read into memory")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
