@@ -72,8 +72,7 @@ class MovedSupport:
             rows = ", ".join(map(str, episode.support[:6])) + (", …" if len(episode.support) > 6 else "")
             raise TrainingError(
                 f"The adaptation to target {self._space.kind.task.name!r} has diverged on an episode of {len(episode.support)} "
-                f"support rows (numbers {rows} of its pool): it answers with no numbers. Lower its rates. If that does not "
-                "help, the encoder itself gives none: train it with lower rates."
+                f"support rows (numbers {rows} of its pool): it answers with no numbers. Lower its rates."
             )
         found = {name: value.detach() for name, value in self.parameters.items()}
         return LinearPredictor(self._space, head, found, self._depth)

@@ -363,18 +363,15 @@ def test_fine_tuning_lowers_the_loss_of_the_support(space):
 
 
 @pytest.mark.parametrize(
-    ("adaptation", "broken"),
+    "adaptation",
     [
-        (HeadOnly(head_rate=3e37), False),
-        (FullFineTuning(rate=1e30), False),
-        (FullFineTuning(steps=1, rate=3e37), False),  # the loss of the one step is as it should be
-        (FullFineTuning(), True),
+        HeadOnly(head_rate=3e37),
+        FullFineTuning(rate=1e30),
+        FullFineTuning(steps=1, rate=3e37),  # the loss of the one step is as it should be
     ],
-    ids=["head", "full", "last step", "encoder"],
+    ids=["head", "full", "last step"],
 )
-def test_an_adaptation_that_answers_with_no_numbers_is_an_error_that_names_target_and_episode(space, adaptation, broken):
-    if broken:
-        next(iter(space.encoder.layers()[1].parameters())).data.fill_(float("nan"))
+def test_an_adaptation_that_answers_with_no_numbers_is_an_error_that_names_target_and_episode(space, adaptation):
     episode = episode_of(space.target, 3)
     rows = ", ".join(map(str, episode.support[:6]))
     with pytest.raises(
