@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import rating_rows, sentiment_rows, splits
+from saved_setup import most_saved
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -311,26 +312,6 @@ def test_the_activations_of_one_task_are_alive_at_a_time(eight):
     strategy = eight_balanced(model, "pcgrad")
     assert most_saved(lambda: strategy.fill_gradients(model, batches)) == max(most)
     assert most_saved(lambda: sum(model.loss(n, model(b)[n], b) for b in batches for n in b.parts).backward()) > 3 * max(most)
-
-
-def most_saved(run):
-    """Return the most bytes that were saved for a backward pass at one time."""
-    alive = most = 0
-
-    class Saved:
-        def __init__(self, tensor):
-            nonlocal alive, most
-            self.tensor, self.bytes = tensor, tensor.numel() * tensor.element_size()
-            alive += self.bytes
-            most = max(most, alive)
-
-        def __del__(self):
-            nonlocal alive
-            alive -= self.bytes
-
-    with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
-        run()
-    return most
 
 
 @pytest.mark.parametrize(
