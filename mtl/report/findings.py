@@ -58,6 +58,19 @@ def score_table(findings: Findings, flagged: Mapping[str, bool]) -> Table:
     return Table(findings.title, heads, rows, notes + _notes(findings, flagged)).upright()
 
 
+def deviation_table(findings: Findings) -> Table | None:
+    """Show the standard deviation of every question's figures by every method; nothing where all have one figure."""
+    if all(math.isnan(each.sd) for each in findings.scores.values()):
+        return None
+    rows = []
+    for question in findings.questions:
+        found = [findings.scores.get((question, method.label)) for method in findings.methods]
+        rows.append([question.name, *("–" if each is None else figure(each.sd) for each in found)])
+    notes = ["Of single figures: of seeds, or of all episodes of all seeds."]
+    heads = ["question", *(method.label for method in findings.methods)]
+    return Table(f"{findings.title}: standard deviations", heads, rows, notes).upright()
+
+
 def difference_table(findings: Findings, flagged: Mapping[str, bool]) -> Table | None:
     """Show every paired difference to the baseline: interval, levels, effect, wins, verdict."""
     if not findings.differences:

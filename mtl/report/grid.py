@@ -16,6 +16,7 @@ from mtl.compare.findings import Findings, check_baseline, find
 from mtl.errors import BundleError
 from mtl.files import read_json
 from mtl.report.findings import (
+    deviation_table,
     difference_table,
     matrix_table,
     negative_table,
@@ -78,8 +79,8 @@ class Grid:
         """Return every table of what was found."""
         found: list[Table | None] = []
         for each in self.findings:
-            found += [score_table(each, self.flagged), overall_table(each, self.flagged), difference_table(each, self.flagged)]
-            found += [negative_table(each)]
+            found += [score_table(each, self.flagged), deviation_table(each), overall_table(each, self.flagged)]
+            found += [difference_table(each, self.flagged), negative_table(each)]
         found += [matrix_table(matrix) for matrix in self.matrices]
         found += [spent_table(self.spent, *self.matched), self.missing_table()]
         return [table for table in found if table]

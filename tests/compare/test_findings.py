@@ -13,6 +13,7 @@ from mtl.compare.figures import of_targets, of_tasks
 from mtl.compare.findings import check_baseline, find
 from mtl.errors import GridError
 from mtl.report.findings import (
+    deviation_table,
     difference_table,
     level,
     negative_table,
@@ -57,6 +58,12 @@ def test_delta_m_is_of_each_seed():
     assert overall.delta_m.mean == pytest.approx(-0.07502, abs=1e-5)
     assert overall.delta_m.units == 3
     assert overall.verdict == "worse"
+
+
+def test_standard_deviations_are_of_single_figures():
+    found = find("Tasks", of_tasks(columns([*SINGLE, *JOINT])), "single")
+    assert deviation_table(found).rows[0] == ["mood", "0.020", "0.021"]
+    assert deviation_table(find("Tasks", of_tasks(columns([SINGLE[0], JOINT[0]])), "single")) is None
 
 
 def test_negative_transfer_is_named():
