@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
@@ -14,6 +15,8 @@ from mtl.errors import DataError
 from mtl.metrics import Array
 from mtl.model.inference import TaskData
 from mtl.model.trained import Trained
+
+_LOG = logging.getLogger(__name__)
 
 
 def shared_texts(source: Features, others: Collection[Features]) -> list[int]:
@@ -141,21 +144,23 @@ def _without(features: Features, task: str, targets: Mapping[str, Features]) -> 
 
 def trained_on(data: TaskData) -> Trained:
     """Return what a bundle keeps of a source: enough to know a class or a text again, and no text."""
-    return Trained(tuple(data.kind.class_names), np.unique(_hashes(data.splits["train"])))
+    train = data.splits["train"]
+    return Trained(tuple(data.kind.class_names), None if train.rows.on_disk else np.unique(_hashes(train)))
 
 
 def also_trained_on(before: Mapping[str, Trained], data: TaskData) -> dict[str, Trained]:
     """Return the same with a task that was learned later."""
     own = trained_on(data)
     if (same := before.get(data.name)) is not None:
-        own = Trained(tuple(dict.fromkeys((*same.classes, *own.classes))), np.union1d(same.texts, own.texts))
+        texts = None if same.texts is None or own.texts is None else np.union1d(same.texts, own.texts)
+        own = Trained(tuple(dict.fromkeys((*same.classes, *own.classes))), texts)
     return {**before, data.name: own}
 
 
 def _hashes(features: Features) -> Array:
     """Return a hash of every row's words, ``[rows]``. Of 64 bits: among millions of texts no two are likely to share one."""
     digests = (hashlib.blake2b(_words(features, row).encode(), digest_size=8).digest() for row in range(len(features)))
-    return np.frombuffer(b"".join(digests), dtype="<i8").astype(np.int64)
+    return np.fromiter((int.from_bytes(digest, "little", signed=True) for digest in digests), np.int64, len(features))
 
 
 def count_trained(trained: Mapping[str, Trained], target: str, pool: Features, what: str) -> dict[str, int]:
@@ -175,6 +180,14 @@ def count_trained(trained: Mapping[str, Trained], target: str, pool: Features, w
     """
     hashes, counts = _hashes(pool), {}
     for name, source in trained.items():
+        if source.texts is None:
+            _LOG.warning(
+                "source %s of the bundle: its texts stayed on disk and no hashes of them were kept, so that they are not "
+                "compared with target %s",
+                name,
+                target,
+            )
+            continue
         rows = np.flatnonzero(np.isin(hashes, source.texts))
         if len(rows):
             counts[name] = len(rows)

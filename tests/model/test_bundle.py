@@ -144,7 +144,7 @@ def test_a_bundle_of_an_earlier_version_that_says_nothing_of_it_is_read(with_sou
 
 def test_hashes_of_other_sources_do_not_fit(with_sources):
     about = json.loads((with_sources / "bundle.json").read_text())
-    about["trained"]["rating"] = []
+    about["trained"]["rating"] = {"classes": [], "texts": 8}
     (with_sources / "bundle.json").write_text(json.dumps(about))
     with pytest.raises(BundleError, match="the bundle is incomplete or its parts do not fit: there is no 'rating'"):
         load_bundle(with_sources)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from toys import load, load_tiny, topic_rows, topic_splits, with_shared_texts
 
 from mtl.errors import DataError
+from mtl.model.trained import load_trained, save_trained
 from mtl.transfer.overlap import also_trained_on, count_trained, shared_classes, shared_texts, trained_on, without_overlaps
 
 
@@ -97,6 +100,21 @@ def test_texts_are_known_again_by_their_hashes_as_by_themselves(encoder):
         with pytest.raises(DataError, match=told):
             count_trained(trained, "topic", pools["test"], what)
         assert count_trained(trained, "topic", pools["validation"], what) == {}
+
+
+def test_of_texts_that_stay_on_disk_no_hashes_are_kept_and_a_warning_says_so(encoder, tmp_path, caplog):
+    rows = with_shared_texts()
+    for split, own in rows.items():
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    source = load(encoder, {"files": str(tmp_path / "{split}.jsonl"), "stream": True})
+    seen = trained_on(source)
+    assert seen.classes == ("bad", "good")
+    assert seen.texts is None
+    with caplog.at_level(logging.WARNING, "mtl.transfer.overlap"):
+        assert count_trained({"mood": seen}, "topic", load(encoder, topic_splits()).splits["test"], "error") == {}
+    (message,) = caplog.messages
+    assert message.startswith("source mood of the bundle: its texts stayed on disk")
+    assert load_trained(tmp_path, save_trained(tmp_path, {"mood": seen})) == {"mood": seen}
 
 
 def test_what_is_learned_later_is_added_to_what_was(encoder):
