@@ -47,7 +47,7 @@ class BalancedFeatures(Balancing):
             encoded = model.encode(batch)[name]
             given = [encoded.states, encoded.pooled, embeddings]
             seen = [tensor.detach().requires_grad_() for tensor in given]
-            states, pooled, tied = seen
+            states, pooled, tied = (leaf.view_as(leaf) for leaf in seen)  # hooks on a head's inputs may not be on leaves
             view = Encoded(states, encoded.mask, pooled, counts=part.counts, embeddings=tied)
             outputs = model.head(name)(view, part.columns)
             loss = self._weights[name] * model.loss(name, outputs, batch)

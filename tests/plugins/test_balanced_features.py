@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import rating_rows, splits
 from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
 
 import mtl
 from mtl.components import Builder
@@ -68,6 +69,19 @@ def test_what_goes_back_is_the_gradient_of_the_weighted_losses(world):
     for (name, _), gradient in zip(shared.items(), torch.autograd.grad(weighted, list(shared.values())), strict=True):
         assert_close(found[f"encoder.{name}"], gradient, rtol=1e-6, atol=1e-9)
     assert report.losses == losses
+
+
+def test_a_step_costs_no_more_flops_than_a_joint_one(world):
+    model, draw = world
+    strategy = BalancedFeatures(aggregation=Choice(name="mgda"))
+    strategy.setup([TaskLoss(name, 1.0, 1.0) for name in TASKS], Builder(load_plugins()))
+    strategy.prepare(model)
+    with FlopCounterMode(display=False) as joint:
+        for name, batch in zip(TASKS, draw, strict=True):
+            model.loss(name, model(batch)[name], batch).backward()
+    with FlopCounterMode(display=False) as own:
+        strategy.fill_gradients(model, draw)
+    assert 0 < own.get_total_flops() <= 1.05 * joint.get_total_flops()
 
 
 def test_it_has_no_options_that_it_does_not_follow(experiment_values, write_experiment, fails):
