@@ -76,7 +76,8 @@ class KeptStates:
             self.folder.mkdir(exist_ok=True)
             in_use = (self.folder / _IN_USE).open("w")
             fcntl.flock(in_use, fcntl.LOCK_SH)
-            print(most_bytes, file=in_use, flush=True)
+            in_use.write(str(most_bytes))
+            in_use.flush()
             _make_room(self.folder)
             try:
                 return lmdb.open(str(self.folder), **options), in_use

@@ -25,7 +25,7 @@ def with_lora(world):
 @pytest.fixture
 def worlds(encoder_folder):
     """Two alike; the second can be differentiated twice by plain autograd."""
-    pytest.importorskip("peft")
+    pytest.importorskip("peft", reason="needs the extra lora")
     return [with_lora(make_world(encoder_folder, attention=attention)) for attention in ("sdpa", "eager")]
 
 
