@@ -186,7 +186,7 @@ def transfer(
     output: OutputOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure few-shot transfer of trained bundles, beside the untouched encoder, without training."""
+    """Measure few-shot transfer of trained bundles, beside the untouched encoder and joint training (targets.baselines)."""
     _run(file, set_ or [], plugin or [], output, as_json, bundle)
 
 

@@ -253,7 +253,8 @@ class TargetsConfig(Frozen):
             the passes, and what training has forgotten is still there. The bundle has the trained encoder alone.
         overlap: What to do if a source or a validation task shares a text with a target: ``error``, ``drop`` it from training
             or validation, or ``allow``. A bundle has been trained already: nothing can be dropped from it.
-        baselines: Strategies that are run beside the one asked for, on the same budget and episodes.
+        baselines: Strategies that are run beside the one asked for, or beside the bundles of ``mtl transfer``, on the same budget
+            and episodes.
     """
 
     tasks: tuple[str, ...] = Field(min_length=1)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mtl.config import Choice, ExperimentConfig, load_config, validate
-from mtl.errors import CheckpointError, GridError
+from mtl.errors import CheckpointError, ConfigError, GridError
 from mtl.files import write_json
 from mtl.grid.cell import Cell
 from mtl.grid.comparable import check_baseline, check_declared, check_rows
 from mtl.grid.plan import plan
 from mtl.plugins import Plugins, load_plugins
 from mtl.results import command, read_results
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,10 @@ class Experiment:
         return self._compare(self.config.output / self.config.name, runs)
 
     def transfer(self, bundles: Sequence[str | Path], display: Any = None) -> Finished:
-        """Measure few-shot transfer of trained bundles and of the untouched encoder; nothing is trained.
+        """Measure few-shot transfer of trained bundles, beside the untouched encoder and the other ``targets.baselines``.
+
+        A baseline that has to be trained, such as ``joint``, comes last, and is run as :meth:`run` does it: where that was done
+        before, its results are taken. None is trained where a bundle was trained by that strategy.
 
         Args:
             bundles: Folders of bundles, or of runs with one.
@@ -145,7 +151,6 @@ class Experiment:
         Raises:
             MTLError: If there are no targets, or something in the experiment, its data or a bundle is wrong.
         """
-        from mtl.errors import ConfigError
         from mtl.model.bundle import load_bundle
         from mtl.report.display import Quiet
         from mtl.run import Run
@@ -154,19 +159,38 @@ class Experiment:
         if more or config.targets is None:
             fault = "has axes under 'compare'; take one point of them" if more else "has no 'targets'"
             raise ConfigError(f"mtl transfer: the experiment {config.name!r} {fault}.")
-        config, folder = config.with_strategy("none"), config.output / config.name
+        wanted, config, display = config.targets.baselines, config.with_strategy("none"), display or Quiet()
+        baselines = {cell.config.strategy.name: cell for cell in plan(config)}
+        for cell in baselines.values():
+            Run(cell.config, self.load_plugins(), cell.folder, display).check()
         runs: list[dict[str, Any]] = []
-        for place in (None, *bundles):
-            plugins = self.load_plugins()
-            loaded = None if place is None else load_bundle(place, plugins=plugins)
-            label = "none" if loaded is None else loaded.label
-            if loaded is not None and any(run["point"]["strategy"] == label for run in runs):
-                label = f"{label} {loaded.fingerprint}"
-            name = f"transfer-{label.split()[0]}-{config.hash}" + ("" if loaded is None else f"-{loaded.fingerprint}")
-            run = Run(config, plugins, folder / name, display or Quiet(), loaded)
+
+        def measure(label: str, run: Run) -> None:
             run.check()
             runs.append({"point": {"strategy": label}, "folder": str(run.folder), "results": run.execute()})
-        return self._compare(folder, runs)
+
+        untouched = baselines.pop(config.strategy.name)
+        measure(config.strategy.name, Run(config, self.load_plugins(), untouched.folder, display))
+        for place in bundles:
+            plugins = self.load_plugins()
+            loaded = load_bundle(place, plugins=plugins)
+            baselines.pop(loaded.label, None)
+            taken = any(run["point"]["strategy"] == loaded.label for run in runs)
+            label = f"{loaded.label} {loaded.fingerprint}" if taken else loaded.label
+            folder = untouched.folder.with_name(f"transfer-{loaded.label}-{config.hash}-{loaded.fingerprint}")
+            measure(label, Run(config, plugins, folder, display, loaded))
+        for name in wanted:
+            if name not in baselines and not any(run["point"]["strategy"] == name for run in runs):
+                _LOG.warning(
+                    "%s is not beside the bundles: the experiment lists no task to train it on. Add the sources to its tasks, "
+                    "give a run of %s as one more bundle, or set targets.baselines to [none]",
+                    name,
+                    name,
+                )
+        for name, cell in baselines.items():
+            display.say(f"{name} beside the bundles, as targets.baselines has it; [none] leaves it out")
+            measure(name, Run(cell.config, self.load_plugins(), cell.folder, display))
+        return self._compare(untouched.folder.parent, runs)
 
     def _compare(self, folder: Path, runs: list[dict[str, Any]]) -> Finished:
         from mtl.report.write import write_all

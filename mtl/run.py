@@ -160,6 +160,8 @@ class Run:
         self.display.say(f"reading {len(sources) + len(targets) + len(validation)} tasks")
         encoder = self._load_encoder()
         self.strategy.check_encoder(encoder)
+        if self._stage:
+            self._stage.check_encoder(encoder)
         learned = (*targets, *validation)
         data = {task.name: self._load(task, encoder.tokenizer, task in learned) for task in (*sources, *learned)}
         check_fingerprints(self.folder, data)

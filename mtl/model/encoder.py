@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mtl.config import EncoderConfig
 from mtl.data.tokenizer import Tokenizer
-from mtl.errors import EncoderError
+from mtl.errors import ConfigError, EncoderError
 from mtl.model.adapters import ADAPTERS_FILE, Adapter, Adapters, Routed
 from mtl.model.checkpointing import Recompute, recompute_layers
 from mtl.model.compiling import Compiled
@@ -104,6 +104,34 @@ class Encoder(nn.Module):
     def put(self, method: Adapter) -> None:
         """Put adapters into the layers; they change nothing until they are trained."""
         self.adapters = Adapters(method, self.backbone)
+
+    def with_adapters(self, method: Adapter) -> Encoder:
+        """Return a copy with fresh adapters.
+
+        Raises:
+            ConfigError: If there are adapters in it already.
+        """
+        if self.adapters is not None:
+            raise ConfigError(
+                f"The encoder has adapters of {type(self.adapters.method).__name__} already, and {type(method).__name__} cannot "
+                "be put on them. Take the adaptation 'adapter', which trains those that are there."
+            )
+        made = self.copy()
+        made.put(method)
+        return made
+
+    def merge_adapters(self, task: str | None = None) -> None:
+        """Fold the adapters, if there are any, into the weights; the encoder gives what it gave.
+
+        Args:
+            task: Whose adapters, where there is one per task.
+
+        Raises:
+            ConfigError: If the method cannot be merged.
+        """
+        if self.adapters is not None:
+            self.adapters.merge(task)
+            self.adapters = None
 
     @property
     def per_task(self) -> bool:

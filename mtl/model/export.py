@@ -47,14 +47,12 @@ def merged(bundle: Bundle, task: str | None = None) -> Bundle:
     model = bundle.model
     tasks = list(model.kinds) if task is None else [task]
     encoder = model.encoder.copy()
-    if encoder.adapters is not None:
-        if model.encoder.per_task and len(tasks) != 1:
-            raise ConfigError(
-                f"Each of {', '.join(map(repr, tasks))} has adapters of its own, so that merging gives an encoder for each. Name "
-                "one task (--task), or keep the adapters (--keep-adapters)."
-            )
-        encoder.adapters.merge(head_key(tasks[0]) if model.encoder.per_task else None)
-        encoder.adapters = None
+    if encoder.per_task and len(tasks) != 1:
+        raise ConfigError(
+            f"Each of {', '.join(map(repr, tasks))} has adapters of its own, so that merging gives an encoder for each. Name "
+            "one task (--task), or keep the adapters (--keep-adapters)."
+        )
+    encoder.merge_adapters(head_key(tasks[0]) if encoder.per_task else None)
     config = bundle.config.model_copy(update={"adapter": None})
     practice = bundle.practice if tasks else None
     return Bundle(model.on(encoder, tasks), config, bundle.plugins, practice, bundle.missing, bundle.trained)

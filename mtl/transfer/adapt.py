@@ -108,10 +108,13 @@ def adapt(bundle: Bundle, task: Task, support: Path, choice: Choice | None, plug
     kinds = {task.name: kind} if moved else {**bundle.model.kinds, task.name: kind}
     with torch.no_grad():
         if moved:
-            encoder = encoder.copy()
+            had_adapters = encoder.adapters is not None
+            encoder = predictor.space.encoder.copy()
             for name, parameter in encoder.named_parameters():
                 if name in moved:
                     parameter.copy_(moved[name])
+            if not had_adapters:
+                encoder.merge_adapters()
         model = MultiTaskModel(encoder, kinds, lambda name: 0).to(space.device)
         for name in () if moved else bundle.model.kinds:
             model.head(name).load_state_dict(bundle.model.head(name).state_dict())

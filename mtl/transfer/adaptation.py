@@ -13,6 +13,7 @@ from mtl.data.episodes import EpisodeRows
 from mtl.errors import ConfigError
 from mtl.meta.closed_form import Linear, Names
 from mtl.meta.inner import Parameters
+from mtl.model.encoder import Encoder
 from mtl.transfer.space import Space
 
 #: Gives the outputs of rows of the pool, ``[rows, ..., outputs of the episode]``.
@@ -45,6 +46,13 @@ class LinearPredictor:
 
 class Adaptation(ABC):
     """How a few support examples become a predictor. Write one as a dataclass; its fields are its options."""
+
+    def check_encoder(self, encoder: Encoder) -> None:
+        """Refuse an encoder that it cannot work with, before anything slow begins.
+
+        Raises:
+            MTLError: Saying what is missing, and what to set.
+        """
 
     @abstractmethod
     def adapt(self, space: Space, episode: EpisodeRows) -> Predictor:

@@ -33,6 +33,10 @@ class BesideUntouched(Encoder):
         """Size of a state, of both together."""
         return super().hidden + self.untouched.hidden
 
+    def copy(self) -> BesideUntouched:
+        """Return the same with a trained encoder of its own weights."""
+        return BesideUntouched(super().copy(), self.untouched)
+
     def forward(
         self, inputs: Mapping[str, Tensor], states: Tensor | None = None, depth: int = 0, owners: Sequence[str] | None = None
     ) -> Encoded:

@@ -14,8 +14,9 @@ from mtl.data.episodes import EpisodeRows, collate_rows
 from mtl.errors import TrainingError
 from mtl.meta.closed_form import Linear, nearest_by_cosine, prototypes
 from mtl.meta.scope import Adapted, scope_of
+from mtl.model.encoder import Encoder
 from mtl.transfer.adaptation import Adaptation, LinearPredictor, Predictor, need_support
-from mtl.transfer.space import Space, evaluating
+from mtl.transfer.space import Space, evaluating, units
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -31,6 +32,7 @@ class MovedSupport:
 
     Attributes:
         parameters: Copies of what is moved, by name.
+        start: What :meth:`read` gives before anything is moved.
         batch: The support's rows.
         reader: Reads them; layers below what is moved run once.
     """
@@ -50,12 +52,12 @@ class MovedSupport:
         with evaluating(space.encoder), torch.enable_grad():
             self._states = self.reader.trunk(self.batch)
             with torch.no_grad():
-                self._fixed = self.reader.features(self.batch, self._states)
+                self.start = self.reader.features(self.batch, self._states)
 
     def read(self) -> Tensor:
         """Return the support's features, ``[rows, ..., features]``, of length 1."""
         if not self.parameters:
-            return self._fixed
+            return self.start
         with evaluating(self._space.encoder):
             return self.reader.features(self.batch, self._states, self.parameters)
 
@@ -103,10 +105,13 @@ class FineTuning(Adaptation):
     def _scope(self) -> Adapted:
         return self.adapted
 
+    def check_encoder(self, encoder: Encoder) -> None:
+        scope_of(encoder, self._scope())
+
     def adapt(self, space: Space, episode: EpisodeRows) -> Predictor:
         support = MovedSupport(space, episode, self._scope())
         outputs = space.outputs(episode)
-        head = self._start(*space.support(episode), len(outputs))
+        head = self._start(*units(support.start, space.answers(episode)), len(outputs))
         groups = [{"params": [head.weight, head.bias], "lr": self.head_rate}]
         if support.parameters:
             groups.append({"params": list(support.parameters.values()), "lr": self.rate})

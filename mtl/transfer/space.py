@@ -19,6 +19,7 @@ from mtl.kind import TaskKind
 from mtl.meta.inner import Parameters
 from mtl.meta.reader import Reader, Trunk, places, spread
 from mtl.metrics import Array, Outcome
+from mtl.model.adapters import Adapter
 from mtl.model.encoder import Encoder
 from mtl.model.inference import TaskData
 
@@ -44,6 +45,7 @@ class Space:
         self.kind: TaskKind = target.kind
         self._head = self.kind.head(encoder.hidden)
         self._readers: dict[int, Reader] = {}
+        self._adapted: dict[str, Space] = {}
         self.reader = self.reader_above(-1)
 
     @property
@@ -72,6 +74,17 @@ class Space:
                 batch = collate({"": ids}, {"": self.target.names}).to(self.device)
                 vectors.append(normalize(self.encoder(batch.inputs).of(batch.parts[""].index).pooled, dim=-1))
         return torch.cat(vectors).clone()
+
+    def with_adapters(self, method: Adapter) -> Space:
+        """Return the same rows, read by a copy of the encoder with fresh adapters; one copy for all episodes.
+
+        Raises:
+            MTLError: If the encoder cannot be given these adapters.
+        """
+        key = repr(method)
+        if key not in self._adapted:
+            self._adapted[key] = Space(self.encoder.with_adapters(method), self.target, self.pool, size=self.size)
+        return self._adapted[key]
 
     def reader_above(self, depth: int) -> Reader:
         """Return a reader for adaptations of the layers from ``depth`` on; rows go through those below once."""

@@ -106,6 +106,16 @@ class Stage:
                 "targets.validation; the targets themselves may not be looked at."
             )
 
+    def check_encoder(self, encoder: Encoder) -> None:
+        """Check that the adaptations can work with the encoder, before the tasks are read.
+
+        Raises:
+            MTLError: If one of them cannot.
+        """
+        for choice in self.targets_config.adaptation:
+            if choice.name != PRACTISED:
+                self.build("adaptation", choice).check_encoder(encoder)
+
     def _check_beside(self, strategy: Strategy) -> None:
         practised = any(choice.name == PRACTISED for choice in self.targets_config.adaptation)
         if self.targets_config.beside_untouched and practised and strategy.of_one_encoder:

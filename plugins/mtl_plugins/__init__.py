@@ -73,6 +73,7 @@ def mtl_register_adaptations(register: Register) -> None:
     register("full", "mtl_plugins.full:FullFineTuning")
     register("head", "mtl_plugins.head_only:HeadOnly")
     register("logistic", "mtl_plugins.logistic:Logistic")
+    register("lora", "mtl_plugins.lora_tuning:LoRATuning")
     register("matching", "mtl_plugins.matching:Matching")
     register("prototype", "mtl_plugins.prototype:Prototype")
     register("ridge", "mtl_plugins.ridge:Ridge")

@@ -10,6 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from mtl.data.episodes import EpisodeRows
+from mtl.meta.scope import scope_of
+from mtl.model.encoder import Encoder
 from mtl.transfer.adaptation import Adaptation, Predictor, refuse_values
 from mtl.transfer.fine_tuning import Count, MovedSupport, Positive
 from mtl.transfer.space import Space, units
@@ -45,6 +47,9 @@ class Contrastive(Adaptation):
     rate: Positive = 2e-4
     layers: Annotated[int, Field(ge=1)] | None = None
     C: Positive = 10.0
+
+    def check_encoder(self, encoder: Encoder) -> None:
+        scope_of(encoder, "all" if self.layers is None else self.layers)
 
     def adapt(self, space: Space, episode: EpisodeRows) -> Predictor:
         answers = space.answers(episode)

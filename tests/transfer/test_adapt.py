@@ -115,6 +115,23 @@ def test_a_moved_encoder_keeps_only_the_head_that_was_made_with_it(trained, supp
     assert any(not torch.equal(one, other) for one, other in pairs)
 
 
+def test_low_rank_updates_are_folded_into_the_weights_of_the_new_bundle(trained, support, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("peft")
+    made = tmp_path / "made"
+    options = ["--adaptation", "lora", "--set", "steps=20", "--set", "rate=0.01", "--set", "rank=2"]
+    call(monkeypatch, capsys, "adapt", trained["joint"], "--support", support, "--name", "topic", "--output", made, *options)
+    before, after = (mtl.load_bundle(place).model.encoder for place in (trained["joint"], made))
+    assert after.adapters is None
+    old, new = dict(before.named_parameters()), dict(after.named_parameters())
+    assert list(old) == list(new)
+    moved = {name for name in old if not torch.equal(old[name], new[name])}
+    assert {name.rsplit(".", 2)[1] for name in moved} == {"query", "value"}
+    for name in moved:
+        assert torch.linalg.matrix_rank(new[name].double() - old[name].double(), rtol=1e-4) == 2
+    answers = mtl.load_bundle(made).predict([row["text"] for row in topic_rows(9)])
+    assert [answer["topic"]["label"] for answer in answers] == [row["label"] for row in topic_rows(9)]
+
+
 def test_an_inner_loop_goes_on_as_it_was_trained(trained, support, tmp_path, monkeypatch, capsys):
     """The learned start of the head is in the bundle."""
     practice = mtl.load_bundle(trained["anil"]).practice
@@ -141,6 +158,53 @@ def test_transfer_of_bundles_stands_beside_the_untouched_encoder(trained, encode
     assert [list(found) for found in chosen] == [["prototype"], ["inner-loop"], ["inner-loop"], ["prototype"]]
     figures = [next(iter(run["results"]["targets"].values()))["figures"]["topic"] for run in runs]
     assert all(len(found["2"]) == 3 for by in figures for found in by.values())
+
+
+@pytest.fixture
+def transfer(trained, encoder_folder, tmp_path):
+    """Measure transfer of a bundle by the experiment that it is of, with a new target and what else is asked for."""
+
+    def measure(bundle, sources=True, **targets):
+        values = {
+            "encoder": {"name": str(encoder_folder), "max_length": 32},
+            "tasks": [{"name": "topic", "kind": "classification", "data": splits(topic_rows(48))}],
+            "targets": {"tasks": ["topic"], "shots": [2], "protocol": {"name": "domain", "draws": 3}, **targets},
+            "budget": {"examples_per_task": 8},
+            "evaluation": {"times": 0},
+            "threads": 1,
+            "output": str(tmp_path / "runs"),
+        }
+        if sources:
+            values["tasks"].append({"name": "mood", "kind": "classification", "data": splits(sentiment_rows(64))})
+        finished = mtl.Experiment.of(**values).transfer([trained[bundle]])
+        return {run["point"]["strategy"]: run for run in finished.runs}
+
+    return measure
+
+
+def test_transfer_of_a_bundle_stands_beside_joint_training_on_the_sources(transfer, caplog):
+    first = transfer("protonet", adaptation="ridge")
+    assert list(first) == ["none", "protonet", "joint"]
+    joint = first["joint"]["results"]
+    assert joint["tasks"]["mood"]["examples_seen"] == 8
+    assert list(joint["targets"]["joint"]["chosen"]) == ["ridge"]  # the same adaptation as the bundle
+    assert transfer("protonet", adaptation="ridge")["joint"] == first["joint"]  # its seconds too: it was not trained again
+    assert not caplog.records
+
+
+def test_joint_training_is_not_done_again_where_it_has_been_or_is_not_asked_for(transfer):
+    assert list(transfer("joint")) == ["none", "joint"]
+    assert list(transfer("protonet", baselines=["none"])) == ["none", "protonet"]
+    assert list(transfer("protonet", baselines=[])) == ["none", "protonet"]
+
+
+def test_without_sources_a_warning_says_that_joint_training_is_not_there(transfer, caplog):
+    assert list(transfer("protonet", sources=False)) == ["none", "protonet"]
+    (record,) = caplog.records
+    assert record.getMessage().startswith("joint is not beside the bundles: the experiment lists no task to train it on")
+    caplog.clear()
+    assert list(transfer("joint", sources=False)) == ["none", "joint"]
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from mtl.model.encoder import load_encoder
 from mtl.model.multitask import MultiTaskModel
 from mtl.plugins import load_plugins
 from mtl.training.weighting import TaskLoss
+from mtl.transfer.beside import BesideUntouched
 from mtl.transfer.measure import measure, trivial_of
 from mtl.transfer.space import Space
 from mtl_plugins.adapter_tuning import AdapterTuning
@@ -29,6 +30,7 @@ from mtl_plugins.full import FullFineTuning
 from mtl_plugins.head_only import HeadOnly
 from mtl_plugins.logistic import Logistic
 from mtl_plugins.lora import LoRA
+from mtl_plugins.lora_tuning import LoRATuning
 from mtl_plugins.matching import Matching
 from mtl_plugins.prototype import Prototype
 from mtl_plugins.ridge import Ridge
@@ -416,5 +418,62 @@ def test_adapter_moves_the_adapters_alone(encoder_folder):
 
 
 def test_adapter_without_adapters_is_refused(space):
-    with pytest.raises(ConfigError, match=r"adapter needs adapters in the encoder: set encoder\.adapter"):
-        AdapterTuning().adapt(space, episode_of(space.target, 2))
+    for refuse in (AdapterTuning().check_encoder, lambda encoder: AdapterTuning().adapt(space, episode_of(space.target, 2))):
+        with pytest.raises(ConfigError, match=r"adapter needs adapters in the encoder: set encoder\.adapter"):
+            refuse(space.encoder)
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside the untouched"])
+def test_lora_moves_fresh_updates_alone(encoder, encoder_folder, beside):
+    pytest.importorskip("peft")
+    if beside:
+        encoder = BesideUntouched(encoder, load_tiny(encoder_folder))
+    target = load(encoder, topic_splits())
+    space, episode = Space(encoder, target, pool_of(target)), episode_of(target, 5)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    start = LoRATuning(rank=2, rate=1e-9, head_rate=1e-9).adapt(space, episode)
+    assert_close(start(episode.query), HeadOnly(head_rate=1e-9).adapt(space, episode)(episode.query), rtol=1e-4, atol=1e-4)
+    predictor = LoRATuning(rank=2, rate=1e-2).adapt(space, episode)
+    assert space.measure(episode, predictor(episode.query)) >= 0.6  # chance is 1/3
+    assert all(name.startswith("backbone.") and "lora_" in name for name in predictor.parameters)
+    assert sum(value.numel() for value in predictor.parameters.values()) == 2 * 2 * 2 * 2 * 32  # layers, parts, A and B, rank
+    again = LoRATuning(rank=2, rate=1e-2).adapt(space, episode)  # from the start, not from where the last episode ended
+    assert_close(again(episode.query), predictor(episode.query), rtol=0, atol=0)
+    assert_close(dict(encoder.state_dict()), before, rtol=0, atol=0)
+    assert encoder.adapters is None
+
+
+@pytest.mark.parametrize(("alpha", "scale"), [(None, 1.0), (8.0, 2.0)])
+def test_the_updates_of_lora_are_scaled_by_alpha_over_rank(space, alpha, scale):
+    peft = pytest.importorskip("peft")
+    found = LoRATuning(rank=4, alpha=alpha).adapt(space, episode_of(space.target, 2)).space.encoder
+    layers = [module for module in found.modules() if isinstance(module, peft.tuners.lora.LoraLayer)]
+    assert [layer.scaling["default"] for layer in layers] == [scale] * 4
+
+
+def test_lora_is_not_put_on_adapters(encoder):
+    pytest.importorskip("peft")
+    encoder.put(LoRA(rank=2))
+    target = load(encoder, topic_splits())
+    space = Space(encoder, target, pool_of(target))
+    for refuse in (LoRATuning().check_encoder, lambda encoder: LoRATuning().adapt(space, episode_of(target, 2))):
+        with pytest.raises(ConfigError, match=r"has adapters of LoRA already.* Take the adaptation 'adapter', which trains"):
+            refuse(encoder)
+
+
+@pytest.mark.parametrize(
+    ("adaptation", "told"),
+    [
+        (TopLayers(layers=3), "the last 3 layers are asked for, but the encoder has 2"),
+        (Contrastive(layers=3), "the last 3 layers are asked for, but the encoder has 2"),
+    ],
+    ids=["top layers", "contrastive"],
+)
+def test_an_encoder_that_an_adaptation_cannot_work_with_is_refused_before_the_tasks_are_read(encoder, adaptation, told):
+    with pytest.raises(ConfigError, match=told):
+        adaptation.check_encoder(encoder)
+
+
+@pytest.mark.parametrize("adaptation", [*OF_FEATURES, *TRANSDUCTIVE, *TUNING, *PULLING], ids=name_of)
+def test_other_encoders_are_not_refused(encoder, adaptation):
+    adaptation.check_encoder(encoder)

@@ -55,7 +55,7 @@ def overlaps(encoder_folder, tmp_path):
     """Measure the transfer of a bundle to topics, and return what its results have of overlaps."""
 
     def measure(bundle, data, tasks=(), **targets):
-        chosen = {"tasks": ["topic"], "shots": [2], "protocol": {"name": "domain", "draws": 1}, **targets}
+        chosen = {"tasks": ["topic"], "shots": [2], "protocol": {"name": "domain", "draws": 1}, "baselines": [], **targets}
         topic = {"name": "topic", "kind": "classification", "data": data}
         experiment = mtl.Experiment.of(**values_of(encoder_folder, tmp_path / "runs"), tasks=[topic, *tasks], targets=chosen)
         _, measured = experiment.transfer([bundle]).runs
