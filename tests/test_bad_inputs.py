@@ -219,6 +219,14 @@ TRANSFER: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         _target(tasks=["rating"], adaptation="logistic", baselines=[]),
         ("'logistic'", "classes", "values", "ridge"),
     ),
+    "an adaptation of adapters that are not there, before rows that are not there": (
+        {f"{MOOD}.data": {"train": "nowhere.jsonl"}, **_target(adaptation="adapter")},
+        ("adapter needs adapters in the encoder", "encoder.adapter"),
+    ),
+    "more layers to adapt than there are, before rows that are not there": (
+        {f"{MOOD}.data": {"train": "nowhere.jsonl"}, **_target(adaptation={"name": "top-layers", "layers": 3})},
+        ("the last 3 layers are asked for", "has 2"),
+    ),
     "adapters of each task": (
         {"encoder.adapter": {"name": "bottleneck", "per_task": True}, **_target()},
         ("encoder.adapter.per_task", "a target that is not trained has none", "per_task: false"),
