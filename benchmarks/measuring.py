@@ -283,3 +283,39 @@ class Onlooker:
     def padding(self) -> float:
         """Share of the encoder's places that are padding."""
         return 1 - self.tokens / self.places
+
+
+class Clock(Onlooker):
+    """Counts what is learned from after the first steps, and how long that takes."""
+
+    def __init__(self, warm_up: int) -> None:
+        super().__init__()
+        self.warm_up, self.started, self.seconds = warm_up, 0.0, 0.0
+
+    def step_end(self, step: int, examples: int, report: Any) -> None:
+        """Start counting when it is warm."""
+        if step == self.warm_up:
+            self.rows = self.tokens = self.places = self.squares = 0
+            self.started = time.perf_counter()
+        self.seconds = time.perf_counter() - self.started
+
+    def plugin(self) -> Any:
+        """Return a plugin by which a whole run tells this clock of its steps."""
+        import mtl
+
+        clock = self
+
+        class Teller:
+            @mtl.hookimpl
+            def mtl_batch_ready(self, batch: Any) -> None:
+                clock.count(batch.inputs["attention_mask"], batch.rows)
+
+            @mtl.hookimpl
+            def mtl_step_end(self, step: int) -> None:
+                clock.step_end(step, 0, None)
+
+        return Teller()
+
+    def utilisation(self, config: Any) -> float:
+        """Return the utilisation of its steps in percent, and take memory for it; ``config`` is that of the encoder."""
+        return utilisation(training_flops(config, self.tokens, self.squares), self.seconds, matmul_throughput())

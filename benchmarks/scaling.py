@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import measuring
-from measuring import Onlooker, Spread
+from measuring import Clock, Spread
 
 if TYPE_CHECKING:
     import mtl
@@ -31,23 +31,6 @@ if TYPE_CHECKING:
 _BATCH, _TOKENS, _LABELS = 64, 4096, 8
 _MEGA = 1e6
 _WORDS = ("the", "a", "man", "time", "day", "house", "water", "good", "new", "old", "see", "make", "go", "work", "school", "city")
-
-
-class Clock(Onlooker):
-    """Counts what is learned from after the first steps, and how long that takes."""
-
-    def __init__(self, warm_up: int) -> None:
-        super().__init__()
-        self.warm_up, self.started, self.seconds = warm_up, 0.0, 0.0
-
-    def step_end(self, step: int, examples: int, report: Any) -> None:
-        """Start counting when it is warm."""
-        import time
-
-        if step == self.warm_up:
-            self.rows = self.tokens = self.places = self.squares = 0
-            self.started = time.perf_counter()
-        self.seconds = time.perf_counter() - self.started
 
 
 def task_of(number: int, fewest: int, most: int, count: int) -> mtl.Task:

@@ -5,6 +5,8 @@ writing the bundle) on a generated classification task of 10^4, 10^5, … rows u
 peak memory (``ru_maxrss``), the peak of what is its own and not a page of a mapped file, which the system may take back
 (``RssAnon``, looked at ten times a second), and the seconds from its start to the end of the first step; the first time and
 again, when the tokens are in the cache. Against: the same rows in memory, up to ``--in-memory`` of them.
+MFU: operations that the tokens of the steps after the first need (no padding; Chowdhery et al. 2022, arXiv:2204.02311,
+appendix B) over their time and the best throughput of products of matrices in the process.
 Target: its own memory is the same whatever the number of rows.
 How: a fresh process for each figure. The encoder is random and tiny, as the model is not what is measured.
 
@@ -68,6 +70,7 @@ def child(folder: Path, rows: int, stream: bool) -> dict[str, float]:
     os.environ["MTL_CACHE"] = f"{folder}/cache-{stream}"
     os.environ["HF_DATASETS_CACHE"] = f"{folder}/datasets"
     import torch
+    from transformers import BertConfig
 
     import mtl
     from mtl.testing.encoder import tiny_encoder
@@ -78,7 +81,8 @@ def child(folder: Path, rows: int, stream: bool) -> dict[str, float]:
             if step == 1:
                 ONLOOKER.first_step = time.perf_counter() - _STARTED
 
-    globals()["PLUGIN"] = Plugin()
+    clock = measuring.Clock(warm_up=1)
+    globals()["PLUGIN"], globals()["CLOCK"] = Plugin(), clock.plugin()
     torch.set_num_threads(measuring.THREADS)
     encoder = tiny_encoder(folder / "encoder", _WORDS)
     thread = threading.Thread(target=ONLOOKER.watch)
@@ -98,12 +102,13 @@ def child(folder: Path, rows: int, stream: bool) -> dict[str, float]:
                 evaluation={"times": 0},
                 threads=measuring.THREADS,
                 output=output,
-                plugins=[f"{__name__}:PLUGIN"],
+                plugins=[f"{__name__}:PLUGIN", f"{__name__}:CLOCK"],
             ).run()
     finally:
         ONLOOKER.over.set()
         thread.join()
-    return {"peak": measuring.peak_memory(), "own": ONLOOKER.own, "first_step": ONLOOKER.first_step}
+    peak, config = measuring.peak_memory(), BertConfig.from_pretrained(encoder)
+    return {"peak": peak, "own": ONLOOKER.own, "first_step": ONLOOKER.first_step, "utilisation": clock.utilisation(config)}
 
 
 def main() -> None:
@@ -131,10 +136,11 @@ def main() -> None:
                 side = "on disk" if stream else "in memory"
                 figures[f"{size} {side}"] = {"first": first, "again": again}
                 memory = [f"{value / _MEGA:,.0f}" for value in (max(first["peak"], again["peak"]), first["own"], again["own"])]
-                shown.append([side, f"{size:,}", *memory, f"{first['first_step']:.1f}", f"{again['first_step']:.1f}"])
+                used = [f"{(first['utilisation'] + again['utilisation']) / 2:.0f}"]
+                shown.append([side, f"{size:,}", *memory, f"{first['first_step']:.1f}", f"{again['first_step']:.1f}", *used])
                 print(f"  {size} {side} done", file=sys.stderr, flush=True)
             (folder / f"{size}.jsonl").unlink()
-    columns = ["rows are", "rows", "peak, MB", "its own, MB", "its own, again, MB", "first step after, s", "again, s"]
+    columns = ["rows are", "rows", "peak, MB", "its own, MB", "its own, again, MB", "first step after, s", "again, s", "MFU, %"]
     measuring.publish("streaming", options, measuring.table(columns, shown), figures)
 
 
