@@ -3,8 +3,10 @@
 Measured: seconds of a pass of MiniLM forth and back with a dropout of 0.1 and frozen embeddings. "PyTorch" is the ``sdpa`` of
 transformers with ``torch.dropout`` and the C library's allocator as it is; "mtl" draws 16 bits for each value that may be
 dropped and attends by products (``mtl.model.attention``); "mtl, kept" keeps freed memory too (``mtl.model.heap``), as
-``mtl run`` does. And the peak memory of a fresh process after passes in bfloat16 over batches of drawn shapes, as they come
-and rounded (``round_shape``). Where the processor has no bfloat16, float32 alone is measured.
+``mtl run`` does. MFU is of that last side: operations that the pass needs (Chowdhery et al. 2022, arXiv:2204.02311, appendix
+B) over its time and the best throughput of products of matrices of that precision here. And the peak memory of a fresh process
+after passes in bfloat16 over batches of drawn shapes, as they come and rounded (``round_shape``). Where the processor has no
+bfloat16, float32 alone is measured.
 How: the sides in turn in one process after a warm-up, ratios between neighbours; memory by ``ru_maxrss``.
 
     python benchmarks/cpu_pass.py
@@ -94,6 +96,7 @@ def main() -> None:
     own, plain = load(), load("sdpa")
     ways = {"PyTorch": (plain, False), "mtl": (own, False), "mtl, kept": (own, True)}
     rows, figures = [], {}
+    throughput = {kind: measuring.matmul_throughput(kind == "bf16") for kind in precisions}
     for kind, shape in itertools.product(precisions, SHAPES):
         sides = {
             name: lambda number, encoder=encoder, kept=kept, shape=shape, kind=kind: timed(encoder, shape, kind, kept=kept)
@@ -105,9 +108,18 @@ def main() -> None:
             Spread.of([a / b for a, b in zip(seconds["PyTorch"], seconds[name], strict=True)]).show() for name in list(ways)[1:]
         ]
         milliseconds = [Spread.of([1000 * value / 3 for value in seconds[name]]).show(".0f") for name in ways]
-        rows.append([kind, f"{shape[0]} × {shape[1]}", *milliseconds, *ratios])
+        needed = 3 * measuring.training_flops(own.backbone.config, shape[0] * shape[1], shape[0] * shape[1] ** 2)
+        used = Spread.of([measuring.utilisation(needed, value, throughput[kind]) for value in seconds["mtl, kept"]]).show(".0f")
+        rows.append([kind, f"{shape[0]} × {shape[1]}", *milliseconds, *ratios, used])
         figures[f"{kind}, {shape[0]}x{shape[1]}"] = seconds
-    columns = ["precision", "sequences × tokens", *(f"{name}, ms" for name in ways), "× as fast: mtl", "× as fast: mtl, kept"]
+    columns = [
+        "precision",
+        "sequences × tokens",
+        *(f"{name}, ms" for name in ways),
+        "× as fast: mtl",
+        "× as fast: mtl, kept",
+        "MFU, %",
+    ]
     table = measuring.table(columns, rows)
     if memory:
         shown = [[name, f"{megabytes:,.0f}"] for name, megabytes in memory.items()]
