@@ -113,8 +113,8 @@ class Stage:
             MTLError: If one of them cannot.
         """
         for choice in self.targets_config.adaptation:
-            if choice.name != PRACTISED:
-                self.build("adaptation", choice).check_encoder(encoder)
+            for candidate in _candidates(choice, self.targets_config.tune) if choice.name != PRACTISED else ():
+                self.build("adaptation", candidate).check_encoder(encoder)
 
     def _check_beside(self, strategy: Strategy) -> None:
         practised = any(choice.name == PRACTISED for choice in self.targets_config.adaptation)

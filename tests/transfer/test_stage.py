@@ -214,6 +214,13 @@ def test_names_and_options_are_checked_before_anything_slow(values, tmp_path, ch
         stage.check(joint)
 
 
+def test_every_value_to_choose_from_must_go_with_the_encoder(encoder, values, tmp_path):
+    tuned = {"adaptation": ["top-layers", "inner-loop"], "validation": ["other"]}
+    make_stage(values, tmp_path, **tuned, tune={"top-layers.layers": [1, 2]}).check_encoder(encoder)
+    with pytest.raises(ConfigError, match="the last 3 layers are asked for, but the encoder has 2"):
+        make_stage(values, tmp_path, **tuned, tune={"top-layers.layers": [1, 3]}).check_encoder(encoder)
+
+
 def test_the_inner_loop_that_was_not_practised_is_replaced_by_prototypes(encoder, values, tmp_path):
     stage = make_stage(values, tmp_path, adaptation="inner-loop")
     stage.prepare([load(encoder, topic_splits())], [])
