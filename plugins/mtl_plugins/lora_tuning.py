@@ -28,7 +28,7 @@ class LoRATuning(FineTuning):
         rate: Learning rate of the updates. One of their two factors starts from zero.
     """
 
-    rate: Positive = 1e-3
+    rate: Positive = 3e-3
     rank: Annotated[int, Field(ge=1, le=1024)] = 8
     alpha: Positive | None = None
 
