@@ -161,15 +161,15 @@ class Experiment:
             raise ConfigError(f"mtl transfer: the experiment {config.name!r} {fault}.")
         wanted, config, display = config.targets.baselines, config.with_strategy("none"), display or Quiet()
         baselines = {cell.config.strategy.name: cell for cell in plan(config)}
+        untouched = baselines.pop(config.strategy.name)
         for cell in baselines.values():
-            Run(cell.config, self.load_plugins(), cell.folder, display).check()
+            Run(cell.config, self.load_plugins(), cell.folder, display).check()  # what is wrong with them is said before hours of work
         runs: list[dict[str, Any]] = []
 
         def measure(label: str, run: Run) -> None:
             run.check()
             runs.append({"point": {"strategy": label}, "folder": str(run.folder), "results": run.execute()})
 
-        untouched = baselines.pop(config.strategy.name)
         measure(config.strategy.name, Run(config, self.load_plugins(), untouched.folder, display))
         for place in bundles:
             plugins = self.load_plugins()

@@ -116,7 +116,7 @@ def test_a_moved_encoder_keeps_only_the_head_that_was_made_with_it(trained, supp
 
 
 def test_low_rank_updates_are_folded_into_the_weights_of_the_new_bundle(trained, support, tmp_path, monkeypatch, capsys):
-    pytest.importorskip("peft")
+    pytest.importorskip("peft", reason="needs the extra lora")
     made = tmp_path / "made"
     options = ["--adaptation", "lora", "--set", "steps=20", "--set", "rate=0.01", "--set", "rank=2"]
     call(monkeypatch, capsys, "adapt", trained["joint"], "--support", support, "--name", "topic", "--output", made, *options)

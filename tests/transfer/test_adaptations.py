@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from toys import apart, episode_of, given, load, load_tiny, pool_of, topic_split
 from mtl.components import Builder
 from mtl.config import Choice, EncoderConfig, EpisodesConfig
 from mtl.data.episodes import EpisodeRows
-from mtl.errors import ConfigError, TrainingError
+from mtl.errors import ConfigError, MissingExtraError, TrainingError
 from mtl.meta.closed_form import Names
 from mtl.model.encoder import load_encoder
 from mtl.model.multitask import MultiTaskModel
@@ -402,7 +403,7 @@ def test_more_layers_than_there_are_are_refused(space):
 
 
 def test_adapter_moves_the_adapters_alone(encoder_folder):
-    pytest.importorskip("peft")
+    pytest.importorskip("peft", reason="needs the extra lora")
     config = EncoderConfig(name=str(encoder_folder), max_length=32)
     encoder = load_encoder(config, encoder_folder, attention="sdpa")
     encoder.put(LoRA(rank=2))
@@ -425,7 +426,7 @@ def test_adapter_without_adapters_is_refused(space):
 
 @pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside the untouched"])
 def test_lora_moves_fresh_updates_alone(encoder, encoder_folder, beside):
-    pytest.importorskip("peft")
+    pytest.importorskip("peft", reason="needs the extra lora")
     if beside:
         encoder = BesideUntouched(encoder, load_tiny(encoder_folder))
     target = load(encoder, topic_splits())
@@ -445,14 +446,20 @@ def test_lora_moves_fresh_updates_alone(encoder, encoder_folder, beside):
 
 @pytest.mark.parametrize(("alpha", "scale"), [(None, 1.0), (8.0, 2.0)])
 def test_the_updates_of_lora_are_scaled_by_alpha_over_rank(space, alpha, scale):
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", reason="needs the extra lora")
     found = LoRATuning(rank=4, alpha=alpha).adapt(space, episode_of(space.target, 2)).space.encoder
     layers = [module for module in found.modules() if isinstance(module, peft.tuners.lora.LoraLayer)]
     assert [layer.scaling["default"] for layer in layers] == [scale] * 4
 
 
+def test_without_peft_lora_names_its_extra_before_the_tasks_are_read(encoder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MissingExtraError, match=r"'peft' is needed here.*mtl\[lora\]"):
+        LoRATuning().check_encoder(encoder)
+
+
 def test_lora_is_not_put_on_adapters(encoder):
-    pytest.importorskip("peft")
+    pytest.importorskip("peft", reason="needs the extra lora")
     encoder.put(LoRA(rank=2))
     target = load(encoder, topic_splits())
     space = Space(encoder, target, pool_of(target))
