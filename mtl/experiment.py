@@ -163,7 +163,7 @@ class Experiment:
         baselines = {cell.config.strategy.name: cell for cell in plan(config)}
         untouched = baselines.pop(config.strategy.name)
         for cell in baselines.values():
-            Run(cell.config, self.load_plugins(), cell.folder, display).check()  # what is wrong with them is said before hours of work
+            Run(cell.config, self.load_plugins(), cell.folder, display).check()  # what is wrong is said before hours of work
         runs: list[dict[str, Any]] = []
 
         def measure(label: str, run: Run) -> None:
