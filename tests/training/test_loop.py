@@ -170,6 +170,21 @@ def test_training_ends_where_the_seconds_are_used_up(encoder_folder, tmp_path):
     assert (progress.step, progress.evaluations) == (1, 1)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("clip", [0.25, 1e6])
+def test_what_the_optimizer_learns_from_is_clipped(encoder_folder, tmp_path, fused, clip):
+    trainer = make_trainer(
+        encoder_folder, tmp_path, evaluation={"times": 0}, budget={"examples_per_task": 4}, optimizer={"clip": clip}
+    )
+    groups = [{"params": group["params"], "lr": group["lr"]} for group in trainer.optimizer.param_groups]
+    trainer.optimizer = torch.optim.AdamW(groups, betas=(0.5, 0.5), fused=fused)
+    trainer.train()
+    (line,) = read_log(tmp_path)
+    halves = [state["exp_avg"] for state in trainer.optimizer.state.values()]
+    assert line["gradient_norm"] > 0.25
+    assert 2 * float(torch.nn.utils.get_total_norm(halves)) == pytest.approx(min(clip, line["gradient_norm"]), rel=1e-5)
+
+
 def test_without_clipping_no_norm_is_measured(encoder_folder, tmp_path):
     make_trainer(encoder_folder, tmp_path, evaluation={"times": 0}, optimizer={"clip": None}).train()
     assert not [line for line in read_log(tmp_path) if "gradient_norm" in line]
