@@ -22,20 +22,12 @@ from mtl.model.checkpointing import Recompute, recompute_layers
 from mtl.model.compiling import Compiled
 from mtl.model.encoded import POOLING, Encoded, Layers, by_length
 from mtl.model.kept_states import KeptStates, key_of
-from mtl.model.parts import embeddings_of, layers_of
+from mtl.model.parts import layers_of, starting_from, states_entering
 from mtl.model.precision import Precision, computing, in_bfloat16, round_shape
 from mtl.model.pretrained import load_pretrained
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 _LOG = logging.getLogger(__name__)
-
-
-class _Reached(Exception):  # noqa: N818  # not an error
-    """Ends a pass at the layer where the trunk ends."""
-
-    def __init__(self, states: Tensor) -> None:
-        super().__init__()
-        self.states = states
 
 
 class Encoder(nn.Module):
@@ -257,20 +249,9 @@ class Encoder(nn.Module):
     def _below(self, inputs: Mapping[str, Tensor], depth: int) -> Tensor:
         if depth == len(self.layers()):
             return self._run(inputs)
-        layer = self.layers()[depth]
-
-        def stop(states: Tensor, *arguments: Any, **options: Any) -> None:
-            raise _Reached(states)
-
-        layer.forward = stop
-        try:
-            with self._in_parts():
-                self._run(inputs)
-        except _Reached as reached:
-            return reached.states.float() if reached.states.dtype is torch.bfloat16 else reached.states
-        finally:
-            del layer.forward
-        raise EncoderError(f"Layer {depth} of a {type(self.backbone).__name__} was not reached; its trunk cannot be cut off.")
+        with self._in_parts():
+            states = states_entering(self.backbone, depth, lambda: self._run(inputs))
+        return states.float() if states.dtype is torch.bfloat16 else states
 
     def _above(
         self, inputs: Mapping[str, Tensor], states: Tensor | None, depth: int, owners: Sequence[str] | None = None
@@ -295,22 +276,8 @@ class Encoder(nn.Module):
     @contextmanager
     def _cut(self, states: Tensor, depth: int) -> Iterator[None]:
         """Let layer ``depth`` start from ``states``, and nothing below it be computed."""
-        layers = self.layers()
-        first, run = layers[depth], layers[depth].forward
-        embeddings = embeddings_of(self.backbone)
-        projection = getattr(self.backbone, "embeddings_project", None)  # ELECTRA's, where embeddings are smaller than states
-        before = [embeddings] if projection is None else [embeddings, projection]
-        try:
-            for module in before:
-                module.forward = lambda *arguments, **options: states
-            for layer in layers[:depth]:
-                layer.forward = lambda *arguments, **options: (states,)  # some take a layer's output, some the first of it
-            first.forward = lambda hidden, *arguments, **options: run(states, *arguments, **options)
-            with self._in_parts():
-                yield
-        finally:
-            for module in (*before, *layers[:depth], first):
-                module.__dict__.pop("forward", None)
+        with starting_from(self.backbone, depth, states), self._in_parts():
+            yield
 
     def _in_parts(self) -> AbstractContextManager[None]:
         return self._compiled.in_parts() if self._compiled else nullcontext()
