@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -259,13 +260,12 @@ class Stage:
             choices = [simple if choice.name == PRACTISED else choice for choice in choices]
         if not strategy.trains and not any(choice.name == simple.name for choice in choices):
             choices.insert(0, simple)
+        different = [Choice.model_validate_json(text) for text in dict.fromkeys(choice.model_dump_json() for choice in choices)]
+        times = Counter(choice.name for choice in different)
         labels: dict[str, Choice] = {}
-        for choice in dict.fromkeys(choice.model_dump_json() for choice in choices):
-            read = Choice.model_validate_json(choice)
-            label = read.name
-            if label in labels:
-                label = " ".join([read.name, *(f"{key}={value}" for key, value in read.options.items())])
-            labels[label] = read
+        for choice in different:
+            told = choice.options if times[choice.name] > 1 else {}
+            labels[" ".join([choice.name, *(f"{key}={value}" for key, value in told.items())])] = choice
         return labels
 
     def _tune(self, encoder: Encoder, strategy: Strategy, say: Callable[[str], None]) -> dict[str, Choice]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,9 @@ from conftest import changed, sentiment_rows, splits
 
 import mtl
 from mtl.cli import main
+from mtl.config import Choice
+from mtl.plugins import load_plugins
+from mtl.transfer.adapt import adaptation_for
 
 TOPICS = ["cat", "dog", "mat"]
 
@@ -137,6 +141,16 @@ def test_an_inner_loop_goes_on_as_it_was_trained(trained, support, tmp_path, mon
     practice = mtl.load_bundle(trained["anil"]).practice
     assert practice.strategy.name == "anil"
     assert practice.state["learned"]["start:classification"].abs().max() > 0
+
+
+def test_a_bundle_adapts_with_the_options_that_it_was_measured_with_first(trained):
+    bundle = mtl.load_bundle(trained["joint"])
+    measured = {"ridge penalty=2": Choice(name="ridge", penalty=2), "ridge penalty=5": Choice(name="ridge", penalty=5)}
+    bundle.practice = replace(bundle.practice, chosen=measured)
+    plugins = load_plugins()
+    assert adaptation_for(bundle, Choice(name="ridge"), plugins).penalty == 2
+    assert adaptation_for(bundle, Choice(name="ridge", penalty=3), plugins).penalty == 3
+    assert adaptation_for(bundle, Choice(name="prototype"), plugins).name_weight == 0
 
 
 def test_transfer_of_bundles_stands_beside_the_untouched_encoder(trained, encoder_folder, tmp_path, monkeypatch, capsys):

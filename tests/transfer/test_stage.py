@@ -246,11 +246,19 @@ def test_for_values_the_simplest_reading_is_ridge(encoder, values, tmp_path):
         assert list(stage.run(encoder, strategy_of(stage, name), lambda text: None)["chosen"]) == ["ridge"]
 
 
-def test_one_adaptation_with_different_options_has_different_labels(encoder, values, tmp_path):
-    stage = make_stage(values, tmp_path, adaptation=["ridge", {"name": "ridge", "penalty": 5}, "ridge"])
+@pytest.mark.parametrize(
+    ("adaptation", "labels"),
+    [
+        (["ridge", {"name": "ridge", "penalty": 5}, "ridge"], ["ridge", "ridge penalty=5"]),
+        ([{"name": "ridge", "penalty": 2}, {"name": "ridge", "penalty": 5}], ["ridge penalty=2", "ridge penalty=5"]),
+        ([{"name": "ridge", "penalty": 2}, "prototype"], ["ridge", "prototype"]),
+    ],
+)
+def test_an_adaptation_is_told_from_another_by_its_options(encoder, values, tmp_path, adaptation, labels):
+    stage = make_stage(values, tmp_path, adaptation=adaptation)
     stage.prepare([load(encoder, topic_splits())], [])
     found = stage.run(encoder, strategy_of(stage, "joint"), lambda text: None)
-    assert list(found["figures"]["topic"]) == ["ridge", "ridge penalty=5"]
+    assert list(found["figures"]["topic"]) == labels
 
 
 def test_other_episodes_have_other_manifests_and_other_methods_the_same(encoder, values, tmp_path):
