@@ -20,7 +20,7 @@ def run(*command: object, **options) -> str:
         env={**environment, "PIP_DISABLE_PIP_VERSION_CHECK": "1"} | options.pop("env", {}),
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=600,
         **options,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -80,7 +80,7 @@ def test_the_same_file_and_seed_give_the_same_bytes_here_and_in_another_process(
         cwd=ROOT,
         capture_output=True,
         check=True,
-        timeout=200,
+        timeout=600,
     )
     printed = json.loads(done.stdout)
     assert contents(Path(printed["folder"])) == first

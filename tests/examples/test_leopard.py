@@ -32,7 +32,9 @@ def test_the_example_of_leopard_runs(encoder_folder, tmp_path, monkeypatch):
     assert list(none) == list(joint) == yaml.safe_load(EXAMPLE.read_text())["targets"]["tasks"]
     assert len(none) == 10
     for found in (none, joint):
-        assert all(len(by[how]["4"]) == 2 for by in found.values() for how in ("prototype", "logistic"))
+        for by in found.values():
+            assert list(by) == ["prototype", "logistic C=3", "logistic C=3 name_weight=8"]
+            assert all(len(figures["4"]) == 2 for figures in by.values())
 
 
 @pytest.mark.parametrize("name", ["leopard", "few_shot_intents"])
