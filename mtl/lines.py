@@ -22,7 +22,7 @@ def name_of(source: str) -> str:
 
 def read_rows(source: str) -> Iterator[Any]:
     """Yield the lines of a file or of standard input: JSON objects where they are such, else texts."""
-    if source != "-" and not Path(source).is_file():
+    if source != "-" and (not Path(source).exists() or Path(source).is_dir()):
         raise DataError(f"--input: {why_no_file(Path(source))}")
     # Bytes that are not UTF-8 are let through here and refused below, where the line is known.
     if source == "-" and isinstance(sys.stdin, io.TextIOWrapper):

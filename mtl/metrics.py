@@ -75,6 +75,19 @@ class Metric:
         return (value - trivial) / span
 
 
+def number(figure: float | None) -> float:
+    """Return a figure, or NaN where it is undefined: not a number, or ``None`` as files have it."""
+    return math.nan if figure is None else float(figure)
+
+
+def mean_of(figures: Any) -> float:
+    """Return the mean of what is defined among figures, every list of a level counting alike; NaN if nothing is."""
+    if not isinstance(figures, Sequence):
+        return number(figures)
+    means = [value for value in map(mean_of, figures) if not math.isnan(value)]
+    return float(np.mean(means)) if means else math.nan
+
+
 def sklearn_metric(name: str, **options: Any) -> Callable[[Outcome], float]:
     """Return a metric of ``sklearn.metrics`` as a function of an outcome."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -106,6 +106,7 @@ class Run:
                     f"Task {task.name!r} is of kind {task.kind!r}, which cannot be learned from a few examples. Take it out of "
                     "the targets, or train it with the strategy joint or single."
                 )
+        _check_folders(list(self.strategy.groups([task.name for task in sources])))
         self.strategy.setup([TaskLoss(task.name, task.weight, 1.0) for task in sources], self.build)
         self.strategy.check(self.config, self.build("sampler", self.config.sampler))
         check_encoder(self.config, self.strategy)
@@ -377,3 +378,18 @@ class _Watcher:
 
 def _folder_name(group: str) -> str:
     return group.replace("/", ".")
+
+
+def _check_folders(groups: Sequence[str]) -> None:
+    """Refuse models that would be kept in one folder.
+
+    Raises:
+        ConfigError: Naming both.
+    """
+    owners: dict[str, str] = {}
+    for group in groups:
+        other = owners.setdefault(_folder_name(group), group)
+        if other != group:
+            raise ConfigError(
+                f"Models of {other!r} and {group!r} would share the folder {_folder_name(group)!r}. Rename one of them."
+            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -212,6 +213,15 @@ def test_predict_reads_a_file_and_asks_one_head(call, finished, tmp_path):
     ended = call("predict", finished / "models" / "joint", "--input", tmp_path / "texts.txt", "--task", "mood")
     assert [set(json.loads(line)["predictions"]) for line in ended.out.splitlines()] == [{"mood"}] * 2
     assert "dög" in ended.out
+
+
+def test_predict_reads_a_pipe_given_as_a_file(call, finished):
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w", encoding="utf-8") as stream:
+        stream.write("the cat\n")
+    ended = call("predict", finished / "models" / "joint", "--input", f"/dev/fd/{reading}", "--task", "mood")
+    os.close(reading)
+    assert len(ended.out.splitlines()) == 1
 
 
 def test_predict_of_nothing_is_nothing(call, finished):

@@ -185,3 +185,19 @@ def test_transfer_of_a_bundle_keeps_what_leaves_its_frozen_layers_as_its_trainin
         sums.append(sum(computed))
     assert sums[0] > 0
     assert sums[1] == 0
+
+
+def test_a_weight_for_one_task_goes_with_models_of_their_own(experiment_values):
+    weighting = {"name": "static", "weights_by_task": {"mood": 2.0}}
+    experiment_values |= {"strategy": {"name": "single", "weighting": weighting}, "budget": {"epochs": 1}}
+    assert set(mtl.Experiment.of(**experiment_values).run().runs[0]["results"]["tasks"]) == {"mood", "rating", "places"}
+    weighting["weights_by_task"] = {"mod": 2.0}
+    with pytest.raises(UnknownNameError, match="Unknown task in weights_by_task 'mod'"):
+        mtl.Experiment.of(**experiment_values | {"name": "misspelt"}).run()
+
+
+def test_models_that_would_share_a_folder_are_refused(experiment_values):
+    for task, name in zip(experiment_values["tasks"], ("x/mood", "x.mood", "places"), strict=True):
+        task["name"] = name
+    with pytest.raises(ConfigError, match=r"Models of 'x/mood' and 'x\.mood' would share the folder 'x\.mood'\. Rename one"):
+        mtl.Experiment.of(**experiment_values | {"strategy": "single"}).run()

@@ -60,8 +60,12 @@ def transfer_gains(methods: Sequence[Method], base: str | None) -> Matrix | None
         base: The label of the baseline.
     """
     baseline = next((method for method in methods if method.label == base), None)
-    single = {method.group: method for method in methods if method.group}
-    if baseline is None or len(single) < 2:
+    if baseline is None:
+        return None
+    alike = [method for method in methods if method.group and method.adaptation == baseline.adaptation]
+    several = len({method.column for method in alike}) > 1
+    single = {f"{method.column}: {method.group}" if several else method.group: method for method in alike}
+    if len(single) < 2:
         return None
     targets = list(dict.fromkeys(question.task for question in questions_of(list(single.values()))))
     values = [[_gain(method, baseline, target) for target in targets] for method in single.values()]

@@ -2,6 +2,8 @@
 
 The percentiles of a bootstrap of three seeds cover the truth in 75 of 100 cases instead of 95. So the interval is
 stretched to the length that Student's t gives it; ``docs/compare.md`` has the measurements.
+
+A figure may be undefined, as a correlation with a constant is: NaN, or ``None`` where it was read from a file. It is left out.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mtl.metrics import Array
+from mtl.metrics import Array, mean_of, number
 
 #: Figures of episodes, in lists of seeds, in lists of splits, to any depth.
 Nested = Sequence[Any]
@@ -22,6 +24,8 @@ Nested = Sequence[Any]
 FEWEST_UNITS = 3
 RESAMPLES = 2000
 LEVEL = 0.05
+#: Figures are rounded sums; what differs by less is alike.
+ALIKE = 1e-12
 #: Rows of figures that are resampled at once: 16 MB of resampled means.
 _CHUNK = 1024
 
@@ -31,13 +35,15 @@ class Estimate:
     """A mean with its spread.
 
     Attributes:
-        mean: Of all figures; every list of a level counts alike.
+        mean: Of all figures; every list of a level counts alike. NaN where none is defined.
         sd: Standard deviation over the figures.
-        low: Lower end of the 95 % interval; NaN where there is one figure only.
+        low: Lower end of the 95 % interval; NaN where there is one figure only, or all are alike and not 0: how much they
+            vary is not known then.
         high: Upper end.
         count: How many figures there are.
         units: How many lists (or figures) were drawn from: those of the outermost level that has several.
         p: Level at which Student's t test says that the mean is not 0, for differences. NaN where there is one figure.
+            Where all are alike it is that of the sign test, ``2^(1 − units)``, and 1 where all are 0.
     """
 
     mean: float
@@ -80,7 +86,7 @@ def estimate_all(many: Sequence[Nested]) -> list[Estimate]:
 
 
 def differences(figures: Nested, base: Nested) -> list[Any]:
-    """Return what is gained on each episode, in the same lists.
+    """Return what is gained on each episode, in the same lists; NaN where one of the two is undefined.
 
     Raises:
         ValueError: If the two do not have the same episodes.
@@ -90,29 +96,25 @@ def differences(figures: Nested, base: Nested) -> list[Any]:
     pairs = zip(figures, base, strict=True)
     if figures and isinstance(figures[0], Sequence):
         return [differences(value, other) for value, other in pairs]
-    return [float(value) - float(other) for value, other in pairs]
+    return [number(value) - number(other) for value, other in pairs]
 
 
 def unit_means(figures: Nested) -> Array:
     """Return the means of the lists of the outermost level that has several, ``[units]``: what is drawn from."""
     while isinstance(figures[0], Sequence) and len(figures) == 1:
         figures = figures[0]
-    return np.array([_mean(each) for each in figures])
-
-
-def _mean(figures: Any) -> float:
-    if not isinstance(figures, Sequence):
-        return float(figures)
-    if isinstance(figures[0], Sequence):
-        return float(np.mean([_mean(inner) for inner in figures]))
-    return float(np.mean(figures))
+    means = np.array([mean_of(each) for each in figures])
+    defined: Array = means[~np.isnan(means)]
+    return defined if len(defined) else means[:1]
 
 
 def flat(figures: Nested) -> Array:
-    """Return all figures in one row, ``[figures]``."""
+    """Return all figures that are defined in one row, ``[figures]``."""
     if isinstance(figures[0], Sequence):
         return np.concatenate([flat(inner) for inner in figures])
-    return np.asarray(figures, dtype=np.float64)
+    values = np.array([number(value) for value in figures])
+    defined: Array = values[~np.isnan(values)]
+    return defined
 
 
 def _intervals(means: Array) -> list[tuple[float, float, float]]:
@@ -125,9 +127,12 @@ def _intervals(means: Array) -> list[tuple[float, float, float]]:
     centre = means.mean(axis=1)
     ends = np.percentile(means @ _weights(count).T, [50 * LEVEL, 100 - 50 * LEVEL], axis=1)
     low, high = centre + _stretch(count) * (ends - centre)
+    deviation = means.std(axis=1, ddof=1)
+    alike = deviation < ALIKE
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.where(centre == 0, 0.0, centre / (means.std(axis=1, ddof=1) / math.sqrt(count)))
-    p = 2 * scipy.stats.t.sf(np.abs(t), count - 1)
+        p = 2 * scipy.stats.t.sf(np.abs(centre) / (deviation / math.sqrt(count)), count - 1)
+    p = np.where(alike, np.where(np.abs(centre) < ALIKE, 1.0, 2.0 ** (1 - count)), p)
+    low, high = (np.where(alike & (np.abs(centre) >= ALIKE), math.nan, end) for end in (low, high))
     return list(zip(low.tolist(), high.tolist(), p.tolist(), strict=True))
 
 

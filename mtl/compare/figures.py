@@ -9,6 +9,7 @@ from typing import Any
 
 from mtl.compare.bootstrap import Nested
 from mtl.compare.columns import Column, Draw
+from mtl.metrics import number
 
 #: Figures of one question by what chance was: a figure for each episode, or the one of the test split.
 Figures = dict[Draw, list[float]]
@@ -73,8 +74,7 @@ def of_tasks(columns: Sequence[Column]) -> list[Method]:
         for draw, run in zip(column.draws, column.runs, strict=True):
             for name, about in run["tasks"].items():
                 question = Question(name, None, about["metric"], about["higher_is_better"])
-                value = about["value"]
-                method.figures.setdefault(question, {})[draw] = [math.nan if value is None else float(value)]
+                method.figures.setdefault(question, {})[draw] = [number(about["value"])]
         if method.figures:
             methods.append(method)
     return [_without_undefined(method) for method in methods]
@@ -99,9 +99,9 @@ def of_targets(columns: Sequence[Column]) -> list[Method]:
                             up = about.get("higher_is_better", {}).get(target, True)
                             question = Question(target, int(shots), about["metric"][target], up)
                             draw = column.draw_of(place, target)
-                            method.figures.setdefault(question, {})[draw] = [float(value) for value in figures]
+                            method.figures.setdefault(question, {})[draw] = [number(value) for value in figures]
                             method.planned_for[question] = column.planned_for(target)
-    return list(found.values())
+    return [_without_undefined(method) for method in found.values()]
 
 
 def questions_of(methods: Sequence[Method]) -> list[Question]:
@@ -134,9 +134,9 @@ def _adaptations(run: Mapping[str, Any]) -> list[str]:
 
 
 def _without_undefined(method: Method) -> Method:
-    """Leave out figures that are not defined, such as a correlation with a constant."""
+    """Leave out draws without a figure that is defined, such as a correlation with a constant."""
     kept = {
-        question: {draw: values for draw, values in figures.items() if not any(map(math.isnan, values))}
+        question: {draw: values for draw, values in figures.items() if not all(map(math.isnan, values))}
         for question, figures in method.figures.items()
     }
     figures = {question: found for question, found in kept.items() if found}

@@ -14,6 +14,7 @@ from mtl.compare.paired import Difference, compare_pairs, holm
 from mtl.compare.ranks import Ranks, rank
 from mtl.compare.relative import delta_m
 from mtl.errors import GridError, did_you_mean
+from mtl.metrics import mean_of
 
 #: A question and the label of a method.
 Place = tuple[Question, str]
@@ -147,7 +148,14 @@ def _overall(methods: Sequence[Method], base: Method) -> dict[str, Overall]:
 
 
 def _delta_m(method: Method, base: Method, questions: Sequence[Question], draw: tuple[str, int]) -> float:
-    values, others = ([float(np.mean(found.figures[question][draw])) for question in questions] for found in (method, base))
+    """Return Δm of one draw, over the episodes that have a figure of both."""
+    values, others = [], []
+    for question in questions:
+        mine, theirs = np.array(method.figures[question][draw]), np.array(base.figures[question][draw])
+        if len(mine) == len(theirs):
+            mine, theirs = np.where(np.isnan(theirs), math.nan, mine), np.where(np.isnan(mine), math.nan, theirs)
+        values.append(mean_of(mine.tolist()))
+        others.append(mean_of(theirs.tolist()))
     return delta_m(values, others, [question.higher_is_better for question in questions])
 
 

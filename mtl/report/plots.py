@@ -10,6 +10,7 @@ from typing import Any
 
 from mtl.compare.columns import Column
 from mtl.files import write_atomic
+from mtl.metrics import mean_of
 from mtl.report.tables import questions_of, transfer_rows
 
 _SIZE = (7.0, 4.0)
@@ -50,7 +51,7 @@ def plot_tasks(columns: Sequence[Column], path: Path) -> Path | None:
     if not names:
         return None
     bars = {
-        column.label: [_mean(run["tasks"][name]["skill"] for run in column.runs if name in run["tasks"]) for name in names]
+        column.label: [mean_of([run["tasks"][name]["skill"] for run in column.runs if name in run["tasks"]]) for name in names]
         for column in trained
     }
     return _bars(names, bars, "test skill (0 trivial, 1 perfect)", path)
@@ -62,7 +63,7 @@ def plot_transfer(columns: Sequence[Column], path: Path) -> Path | None:
     asked = questions_of(rows_of)
     names = [f"{_broken(target)}\n{_shots(shots)}" for target, shots in asked]
     bars = {
-        label: [_mean(value for run in runs for value in run.get(target, {}).get(shots, ())) for target, shots in asked]
+        label: [mean_of([value for run in runs for value in run.get(target, {}).get(shots, ())]) for target, shots in asked]
         for label, runs in rows_of.items()
     }
     return _bars(names, bars, "metric of the target, mean of the support sets", path) if names else None
@@ -135,11 +136,6 @@ def _running_mean(values: Sequence[float], window: int) -> list[float]:
         total += value - (values[index - window] if index >= window else 0.0)
         means.append(total / min(index + 1, window))
     return means
-
-
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found) if found else float("nan")
 
 
 def _start() -> tuple[Any, Any, Any]:

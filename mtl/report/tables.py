@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
 
 from mtl.compare.bootstrap import Estimate, differences, estimate
 from mtl.compare.columns import Column
+from mtl.metrics import mean_of, number
 
 _BASELINE = "single"
 #: So many columns of figures with intervals fit a terminal.
@@ -58,8 +59,8 @@ class Table:
         from rich.table import Table as RichTable
 
         table = RichTable(title=self.title, title_justify="left", title_style="bold")
-        for number, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if number and self.figures else "left", overflow="fold")
+        for place, column in enumerate(self.columns):
+            table.add_column(column, justify="right" if place and self.figures else "left", overflow="fold")
         for row in self.rows:
             changes = [name.startswith("Δ") or row[0].startswith("Δ") for name in self.columns]
             table.add_row(*(_coloured(cell) if change else cell for change, cell in zip(changes, row, strict=True)))
@@ -154,6 +155,8 @@ def transfer_tables(columns: Sequence[Column]) -> list[Table]:
         f"Mean over {' to '.join(map(str, counts))} episodes a run, the same ones for every encoder; ± half of the 95 % interval "
         "by hierarchical bootstrap."
     ]
+    by_shots = [by for runs in rows_of.values() for run in runs for by in run.values()]
+    notes += undefined_note(value for by in by_shots for values in by.values() for value in values)
     notes += ["Δ mean: minus the untouched pretrained encoder ('none'), paired by episode."] if untouched else []
     title = "Transfer to held-out targets"
     if len(asked) <= _MOST_ASKED:
@@ -195,6 +198,14 @@ def _transfer(
     return Table(title, ["encoder", *heads.values(), *(["Δ mean"] if untouched else [])], rows, notes)
 
 
+def undefined_note(values: Iterable[float | None]) -> list[str]:
+    """Say how many figures are not defined, if some are not."""
+    count = sum(math.isnan(number(value)) for value in values)
+    if not count:
+        return []
+    return [f"{count} figures are not defined, as a correlation with a constant is not. They are left out, and so is their pair."]
+
+
 def _figures(runs: Sequence[Mapping[str, Any]], target: str, shots: str) -> list[Any]:
     return [run[target][shots] for run in runs if shots in run.get(target, {})]
 
@@ -216,18 +227,22 @@ def _gain_over(
     if not runs:
         return "–"
     if len(runs) > 1:
-        found = estimate([[fmean(gains) for gains in gains_of] for gains_of in runs])
+        found = estimate([[mean_of(gains) for gains in gains_of] for gains_of in runs])
         return f"{signed(found.mean)}{half_width(found)}"
     questions = [estimate(gains) for gains in runs[0]]
     # What the episodes of one question say of another one is nothing, once the encoder is given: variances add up.
-    half = math.hypot(*((each.high - each.low) / 2 for each in questions)) / len(questions)
+    questions = [each for each in questions if not math.isnan(each.mean)]
+    if not questions:
+        return "–"
+    halves = [half for each in questions if not math.isnan(half := (each.high - each.low) / 2)]
+    half = math.hypot(*halves) / len(questions) if halves else math.nan
     return f"{signed(fmean(each.mean for each in questions))}{_half(half)}"
 
 
 def interval(values: Sequence[Any]) -> str:
     """Write the mean of nested figures with half of its 95 % interval."""
     found = estimate(values)
-    return f"{found.mean:.3f}{half_width(found)}"
+    return f"{figure(found.mean)}{half_width(found)}"
 
 
 def half_width(found: Estimate) -> str:

@@ -164,7 +164,9 @@ class Trainer:
                 break
         self._write_log()
         if progress.best_score is not None:
-            self.model.load_state_dict(load_state(self.folder / "best.safetensors")["model"])
+            best = load_state(self.folder / "best.safetensors")
+            self.model.load_state_dict(best["model"])
+            self.strategy.load_state_dict(best["strategy"])  # what it has learned beside the model was looked at with it
         return progress
 
     def _draws(self) -> Iterator[Draw]:
@@ -256,7 +258,8 @@ class Trainer:
         progress.since_best += 1
         if progress.best_score is None or score > progress.best_score:
             progress.best_score, progress.best_step, progress.since_best = score, progress.step, 0
-            save_state(self.folder / "best.safetensors", {"model": self.model.state_dict(), "step": progress.step})
+            best = {"model": self.model.state_dict(), "strategy": self.strategy.state_dict(), "step": progress.step}
+            save_state(self.folder / "best.safetensors", best)
         progress.stopped = config.patience is not None and progress.since_best >= config.patience
         scalars = {
             name: {key: value for key, value in values.items() if isinstance(value, float)} for name, values in metrics.items()

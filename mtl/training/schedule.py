@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from mtl.data.batches import cut
 from mtl.data.features import Features, default_cache
 from mtl.data.rows import Rows
 from mtl.data.spool import permutation
+from mtl.errors import ConfigError
 from mtl.metrics import Array
 from mtl.seeds import seed_of
 from mtl.training.sampler import Sampler
@@ -121,6 +123,12 @@ class Schedule:
     def _draw_chunk(self) -> list[BatchRows]:
         wanted = min(_CHUNK_BATCHES * self._batch.size, self.examples - self._drawn)
         shares = self._sampler.shares(self._sizes, self._drawn / self.examples)
+        right = {*shares} == {*self._tasks} and all(math.isfinite(share) and share >= 0 for share in shares.values())
+        if not right or not any(shares.values()):
+            raise ConfigError(
+                f"The sampler {type(self._sampler).__name__} gave the shares {dict(shares)}; each of "
+                f"{', '.join(self._tasks)} needs one that is 0 or more, and one has to be more."
+            )
         probabilities = np.array([shares[task] for task in self._tasks])
         counts = self._count_rows(wanted, probabilities / probabilities.sum())
         self._drawn += wanted

@@ -35,6 +35,13 @@ class Weighting(ABC):
         """Get ready for a training with ``tasks``."""
         self.tasks = {task.name: task for task in tasks}
 
+    def check(self) -> None:
+        """Refuse options that do not fit; called after :meth:`setup` with all tasks of an experiment, before anything slow.
+
+        Raises:
+            MTLError: Saying what does not fit.
+        """
+
     def parameters(self) -> list[nn.Parameter]:
         """Return what is trained along with the model; nothing by default."""
         return []

@@ -70,14 +70,18 @@ class MovedSupport:
         with torch.no_grad():
             outputs = head(self.read())
         if not bool((outputs < math.inf).all()):  # −∞ is the answer for a class without a row
-            episode = self._episode
-            rows = ", ".join(map(str, episode.support[:6])) + (", …" if len(episode.support) > 6 else "")
-            raise TrainingError(
-                f"The adaptation to target {self._space.kind.task.name!r} has diverged on an episode of {len(episode.support)} "
-                f"support rows (numbers {rows} of its pool): it answers with no numbers. Lower its rates."
-            )
+            raise self.diverged()
         found = {name: value.detach() for name, value in self.parameters.items()}
         return LinearPredictor(self._space, head, found, self._depth)
+
+    def diverged(self) -> TrainingError:
+        """Return the error that says that what was learned is no number."""
+        support = self._episode.support
+        rows = ", ".join(map(str, support[:6])) + (", …" if len(support) > 6 else "")
+        return TrainingError(
+            f"The adaptation to target {self._space.kind.task.name!r} has diverged on an episode of {len(support)} support rows "
+            f"(numbers {rows} of its pool): it answers with no numbers. Lower its rates."
+        )
 
 
 @dataclass

@@ -9,7 +9,7 @@ import numpy as np
 
 from mtl.data.episodes import EpisodeRows, Pool
 from mtl.data.features import Features, join
-from mtl.metrics import Outcome
+from mtl.metrics import Outcome, mean_of
 from mtl.model.encoder import Encoder
 from mtl.model.inference import TaskData, evaluate_trivial
 from mtl.transfer.adaptation import Adaptation
@@ -81,10 +81,10 @@ class TransferEvaluator:
         for data, pool, episodes in self._targets:
             space = Space(encoder, data, pool, size=self._size)
             figures = [measure(space, episode, adaptation) for episode in episodes]
-            means.setdefault(data.name, []).append(sum(figures) / len(figures))
+            means.setdefault(data.name, []).append(mean_of(figures))
         metrics, skills = {}, {}
         for name, found in means.items():
-            mean, metric = sum(found) / len(found), kinds[name].primary_metric
+            mean, metric = mean_of(found), kinds[name].primary_metric
             metrics[name] = {metric.name: mean}
             skills[name] = metric.skill(mean, self._trivial[name])
         return metrics, skills

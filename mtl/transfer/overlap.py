@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from mtl.model.inference import TaskData
 from mtl.model.trained import Trained
 
 _LOG = logging.getLogger(__name__)
+_QUOTED = 80
 
 
 def shared_texts(source: Features, others: Collection[Features]) -> list[int]:
@@ -35,6 +37,11 @@ def _text(features: Features, row: int) -> str:
     requests = features.requests[row]
     joined = " ".join(request if isinstance(request, str) else " ".join(request) for request in requests)
     return " ".join(joined.split())
+
+
+def _quoted(features: Features, row: int) -> str:
+    text = _text(features, row)
+    return repr(text if len(text) <= _QUOTED else f"{text[: _QUOTED - 1]}…")
 
 
 def shared_classes(names: Iterable[str], others: Iterable[str]) -> list[tuple[str, str]]:
@@ -71,7 +78,9 @@ def refuse_shared_classes(names: Iterable[str], whose: str, target: TaskData, ta
 
 
 def without_overlaps(data: TaskData, targets: Mapping[str, Features], what: str) -> tuple[TaskData, dict[str, int]]:
-    """Find the training rows of a source that are also in a target, and leave them out, or refuse them.
+    """Find the rows of a source's training and validation that are also in a target, and leave them out, or refuse them.
+
+    Its validation chooses the weights that the target is learned from.
 
     Args:
         data: The source.
@@ -84,11 +93,13 @@ def without_overlaps(data: TaskData, targets: Mapping[str, Features], what: str)
     Raises:
         DataError: If there are some and ``what`` is ``error``, naming the first; or if no row is left.
     """
-    train = data.splits["train"]
-    counts = _count_shared(train, f"source {data.name!r}", targets, what, "which leaves them out of training")
-    if what != "drop" or not counts:
-        return data, counts
-    return replace(data, splits={**data.splits, "train": _without(train, data.name, targets)}), counts
+    counts: Counter[str] = Counter()
+    kept = dict(data.splits)
+    for split in ("train", "validation"):
+        counts.update(_count_shared(data.splits[split], f"source {data.name!r}", targets, what, "which leaves them out"))
+        if what == "drop":
+            kept[split] = _without(data.splits[split], data.name, targets)
+    return (replace(data, splits=kept) if what == "drop" and counts else data), dict(counts)
 
 
 def validation_without_overlaps(
@@ -120,7 +131,7 @@ def _count_shared(rows: Features, whose: str, targets: Mapping[str, Features], w
             counts[name] = len(shared)
             if what == "error":
                 raise DataError(
-                    f"{rows.rows.where(shared[0])}: {_text(rows, shared[0])!r:.80} of {whose} is also in target {name!r} "
+                    f"{rows.rows.where(shared[0])}: {_quoted(rows, shared[0])} of {whose} is also in target {name!r} "
                     f"({len(shared)} rows are in both). Set targets.overlap to drop, {drop} and counts them, or to allow."
                 )
     return counts
@@ -194,7 +205,7 @@ def count_trained(trained: Mapping[str, Trained], target: str, pool: Features, w
             if what != "allow":
                 first = int(rows[0])
                 raise DataError(
-                    f"{pool.rows.where(first)}: {_text(pool, first)!r:.80} of target {target!r} was a training text of source "
+                    f"{pool.rows.where(first)}: {_quoted(pool, first)} of target {target!r} was a training text of source "
                     f"{name!r} of the bundle ({len(rows)} rows of the target were). A training that is over cannot leave them "
                     "out, so targets.overlap: drop is of no use here. Take a bundle that was trained without them, or set "
                     "targets.overlap to allow, which counts them."

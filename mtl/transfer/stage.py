@@ -19,6 +19,7 @@ from mtl.config import Choice, ExperimentConfig, TargetsConfig
 from mtl.data.episodes import pools_of
 from mtl.data.features import Features
 from mtl.errors import ConfigError, did_you_mean
+from mtl.metrics import mean_of
 from mtl.model.encoder import Encoder
 from mtl.model.inference import TaskData
 from mtl.model.multitask import MultiTaskModel
@@ -283,7 +284,7 @@ class Stage:
                 adaptation = self.adaptation(candidate, strategy)
                 skills = [
                     target.data.kind.primary_metric.skill(
-                        float(np.mean([measure(space, episode, adaptation) for episode in episodes[:most]])),
+                        mean_of([measure(space, episode, adaptation) for episode in episodes[:most]]),
                         trivial_of(target.data, target.pool),
                     )
                     for space, target in spaces

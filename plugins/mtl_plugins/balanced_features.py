@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor, nn
 
 from mtl.errors import ConfigError
 from mtl.model.encoded import Encoded
@@ -14,6 +15,8 @@ from mtl.training.strategy import Draw, StepReport
 from mtl_plugins.balanced import Balancing, add_gradient
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mtl.config import ExperimentConfig
     from mtl.model.encoder import Encoder
     from mtl.training.sampler import Sampler
@@ -41,6 +44,7 @@ class BalancedFeatures(Balancing):
 
     def fill_gradients(self, model: MultiTaskModel, draw: Draw) -> StepReport:
         embeddings, report = model.encoder.backbone.get_input_embeddings().weight, StepReport()
+        shared = list(model.encoder.shared().values())
         sent, rows, losses = [], [], []
         for batch in draw:
             (name, part) = next(iter(batch.parts.items()))
@@ -51,22 +55,32 @@ class BalancedFeatures(Balancing):
             view = Encoded(states, encoded.mask, pooled, counts=part.counts, embeddings=tied)
             outputs = model.head(name)(view, part.columns)
             loss = self._weights[name] * model.loss(name, outputs, batch)
-            head = [parameter for parameter in model.head(name).parameters() if parameter.requires_grad]
-            found = torch.autograd.grad(loss, [*seen, *head], allow_unused=True)
-            for parameter, gradient in zip(head, found[len(seen) :], strict=True):
-                add_gradient(parameter, gradient, 1.0)
+            own = model.own(name)
+            found = torch.autograd.grad(loss, [*seen, *own], allow_unused=True)
+            pairs = zip(given, found[: len(given)], strict=True)
+            sent.append([(tensor, gradient) for tensor, gradient in pairs if gradient is not None and tensor.requires_grad])
+            self._follow(own, found[len(given) :], sent[-1])
             # A vector added to all token states is added to their pooled vector, whichever way they are pooled.
             by_states, by_pooled = found[:2]
             row = states.new_zeros(states.shape[-1])
             row = row if by_states is None else row + (by_states * encoded.mask.unsqueeze(-1)).sum((0, 1))
             rows.append(row if by_pooled is None else row + by_pooled.sum(0))
-            pairs = zip(given, found[: len(given)], strict=True)
-            sent.append([(tensor, own) for tensor, own in pairs if own is not None and tensor.requires_grad])
             losses.append(loss.detach())
             report.losses[name] = loss.detach() / self._weights[name]
         combined = self.balance(draw, torch.stack(rows), torch.stack(losses), report)
         assert combined.weights is not None
-        tensors = [tensor for own in sent for tensor, _ in own]
-        gradients = [weight * gradient for weight, own in zip(combined.weights, sent, strict=True) for _, gradient in own]
-        torch.autograd.backward(tensors, gradients)
+        tensors = [tensor for of_task in sent for tensor, _ in of_task]
+        gradients = [weight * gradient for weight, of_task in zip(combined.weights, sent, strict=True) for _, gradient in of_task]
+        torch.autograd.backward(tensors, gradients, inputs=shared)
         return report
+
+    @staticmethod
+    def _follow(own: Sequence[nn.Parameter], found: Sequence[Tensor | None], sent: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Let what is one task's alone follow its loss unweighed: the head, and adapters and mixes inside the encoder."""
+        inside = [parameter for parameter, gradient in zip(own, found, strict=True) if gradient is None]
+        by_encoder: Sequence[Tensor | None] = ()
+        if inside and sent:
+            tensors, gradients = zip(*sent, strict=True)
+            by_encoder = torch.autograd.grad(tensors, inside, gradients, retain_graph=True, allow_unused=True)
+        for parameter, gradient in (*zip(own, found, strict=True), *zip(inside, by_encoder, strict=False)):
+            add_gradient(parameter, gradient, 1.0)

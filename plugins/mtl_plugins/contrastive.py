@@ -68,6 +68,8 @@ class Contrastive(Adaptation):
                 schedule.step()
         with torch.no_grad():
             features, places = units(support.read(), answers)
+        if not bool(features.isfinite().all()):
+            raise support.diverged()
         return support.predictor(Logistic(self.C).fit(features, places, outputs, None))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from pydantic import Field
 
 from mtl.data.episodes import EpisodeRows, Pool
 from mtl.data.features import Features, join
+from mtl.errors import DataError
 from mtl.model.inference import TaskData
 from mtl.seeds import seed_of
 from mtl.transfer.protocol import Protocol
@@ -32,10 +34,29 @@ class Domain(Protocol):
         train, test = target.splits["train"], target.splits["test"]
         pool = Pool(train, target.kind, 1)
         pool.check_shots(target.name, shots)
+        if shots:
+            _check_classes(target, pool)
         query = tuple(range(len(train), len(train) + len(test)))
         rng = np.random.default_rng(seed_of(seed, "support", target.name, shots))
         found = []
-        for _ in range(self.draws):
+        for _ in range(self.draws if shots else 1):  # without support there is nothing to draw
             rows = pool.draw(rng, target.name, None, shots, 0)
             found.append(EpisodeRows(rows.task, rows.classes, rows.support, query))
         return found
+
+
+def _check_classes(target: TaskData, pool: Pool) -> None:
+    """Refuse test rows of a class that no support can have.
+
+    Raises:
+        DataError: Naming the first.
+    """
+    asked = target.kind.classes_of(target.splits["test"])
+    if pool.by_class is None or asked is None:
+        return
+    lacking = Counter(number for row in asked for number in row if number not in pool.by_class)
+    for number, count in lacking.items():
+        raise DataError(
+            f"Target {target.name!r}: class {target.kind.class_names[number]!r} is in {count} of {len(asked)} test rows and in "
+            "no training row, so that no support can have it. Give it training rows, or leave it out with 'where'."
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,6 +15,10 @@ from mtl.config import Choice
 from mtl.model.multitask import MultiTaskModel
 from mtl.training.strategy import Build, Draw, StepReport
 from mtl.training.weighting import TaskLoss
+
+if TYPE_CHECKING:
+    from mtl.config import ExperimentConfig
+    from mtl.training.sampler import Sampler
 
 
 @dataclass
@@ -34,6 +38,10 @@ class Joint(mtl.Strategy):
     def setup(self, tasks: Sequence[TaskLoss], build: Build) -> None:
         self._weighting: mtl.Weighting = build("weighting", self.weighting)
         self._weighting.setup(tasks)
+
+    def check(self, config: ExperimentConfig, sampler: Sampler) -> None:
+        super().check(config, sampler)
+        self._weighting.check()
 
     def parameters(self) -> Iterable[nn.Parameter]:
         return self._weighting.parameters()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -11,7 +10,6 @@ from torch import Tensor
 
 import mtl
 from mtl.errors import UnknownNameError
-from mtl.training.weighting import TaskLoss
 
 
 @dataclass
@@ -24,8 +22,7 @@ class Static(mtl.Weighting):
 
     weights_by_task: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = field(default_factory=dict)
 
-    def setup(self, tasks: Sequence[TaskLoss]) -> None:
-        super().setup(tasks)
+    def check(self) -> None:
         for name in self.weights_by_task:
             if name not in self.tasks:
                 raise UnknownNameError("task in weights_by_task", name, self.tasks)

@@ -200,6 +200,7 @@ class _Scalarized(_FromTorchJD):
     home: ClassVar[str] = "torchjd.scalarization"
 
     def combine(self, jacobian: Tensor, losses: Tensor, gramian: Tensor) -> Combined:
+        self._made.to(losses.device)  # what it remembers was made on the CPU
         values = losses.detach().clone().requires_grad_()
         with torch.enable_grad():  # a clone, as hooks of those who count operations cannot be on a leaf
             (weights,) = torch.autograd.grad(self._made(values.clone()), values)
@@ -252,6 +253,7 @@ class FAMO(_Scalarized):
         with torch.no_grad():
             self._made._w.copy_(state["logits"])
         if state["adam"]:
+            self._made.to(state["logits"].device)
             self._made._optimizer = torch.optim.Adam([self._made._w], lr=self.rate, weight_decay=self.decay)
             self._made._optimizer.load_state_dict(state["adam"])
 

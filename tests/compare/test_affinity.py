@@ -43,3 +43,14 @@ def test_what_a_source_alone_has_gained_by_hand():
 def test_one_source_has_no_matrix():
     none = run("none", targets={"none": {"bank": {"prototype": {"1": [0.5]}}}})
     assert transfer_gains(of_targets(columns_of(points_of([none]), [none])), "none") is None
+
+
+def test_a_source_is_measured_by_the_adaptation_of_the_baseline():
+    def figures(value):
+        return {"bank": {"prototype": {"1": [value]}, "full": {"1": [value + 0.3]}}}
+
+    none = run("none", targets={"none": figures(0.5)})
+    single = run("single", targets={"travel": figures(0.6), "work": figures(0.4)})
+    methods = of_targets(columns_of(points_of([none, single]), [none, single]))
+    for base in ("none, prototype", "none, full"):
+        assert [row[0] for row in transfer_gains(methods, base).values] == pytest.approx([0.1, -0.1])

@@ -125,9 +125,25 @@ def test_the_level_is_that_of_a_t_test_over_seeds():
     assert estimate(figures.tolist()).p == pytest.approx(scipy.stats.ttest_1samp(figures.mean(axis=1), 0).pvalue)
 
 
-def test_equal_gains_are_sure_and_no_gains_are_not():
-    assert estimate([0.5, 0.5, 0.5]).p == 0.0
+def test_equal_gains_are_as_sure_as_the_sign_test_and_have_no_interval():
+    two, three, ten = (estimate([0.5] * count) for count in (2, 3, 10))
+    assert [two.p, three.p, ten.p] == [0.5, 0.25, 2**-9]
+    assert [math.isnan(three.low), math.isnan(three.high)] == [True, True]
     assert estimate([0.0, 0.0, 0.0]).p == 1.0
+
+
+def test_what_differs_by_rounding_alone_is_no_gain():
+    noise = differences([[0.1 + 0.2]] * 3, [[0.3]] * 3)
+    assert noise[0][0] > 0
+    assert estimate(noise).p == 1.0
+
+
+def test_undefined_figures_are_left_out_of_a_mean_and_of_a_pair():
+    found = estimate([[0.2, None, 0.4], [math.nan, 0.6, 0.8]])
+    assert (found.mean, found.count) == (pytest.approx(0.5), 4)
+    assert np.isnan(differences([0.5, None, 0.7], [None, 0.1, 0.2])).tolist() == [True, True, False]
+    assert estimate([0.1, None, 0.3]).units == 2
+    assert math.isnan(estimate([None, None]).mean)
 
 
 def test_differences_are_taken_episode_by_episode():

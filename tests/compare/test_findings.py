@@ -37,7 +37,7 @@ def trained(strategy, values):
 
 
 SINGLE = trained("single", [(0.80, 0.50), (0.82, 0.50), (0.78, 0.50)])
-JOINT = trained("joint", [(0.84, 0.60), (0.861, 0.60), (0.8189, 0.60)])
+JOINT = trained("joint", [(0.84, 0.60), (0.861, 0.601), (0.8189, 0.599)])
 
 
 def test_scores_and_differences_by_hand():
@@ -71,14 +71,14 @@ def test_negative_transfer_is_named():
     ((question, label, difference),) = found.negative
     assert (question.name, label) == ("rating", "joint")
     assert negative_table(found).rows == [
-        ["rating", "joint", "−0.100", "[−0.100, −0.100]", level(difference.p_holm), "holds at 5 %"]
+        ["rating", "joint", "−0.100", "[−0.103, −0.097]", level(difference.p_holm), "holds at 5 %"]
     ]
 
 
 def test_a_sentence_says_who_is_best_and_how_sure():
     found = find("Tasks", of_tasks(columns([*SINGLE, *JOINT])), "single")
     text = verdict(found)
-    assert text.startswith("Tasks: of 1 compared with single, joint has the highest mean relative gain, −7.5 % [−7.5 %, −7.5 %];")
+    assert text.startswith("Tasks: of 1 compared with single, joint has the highest mean relative gain, −7.5 % [−7.8 %, −7.2 %];")
     assert "it is better on 1 of 2 questions, worse on 1, and not told apart on 0. The loss holds at 5 % (p < 0.001" in text
 
 
@@ -139,8 +139,8 @@ def test_transfer_is_paired_by_episode():
     for difference in found.differences.values():
         # Every episode is answered 0.05 better: no spread, though episodes differ by 0.1.
         assert difference.gain.mean == pytest.approx(0.05)
-        assert difference.gain.high - difference.gain.low < 1e-9
-        assert difference.verdict == "better"
+        assert math.isnan(difference.gain.low)
+        assert (difference.gain.p, difference.verdict) == (0.25, "unclear")  # three seeds that are alike
     assert found.ranks.names == ("protonet", "none")
     assert found.ranks.ranks == (1.0, 2.0)
 

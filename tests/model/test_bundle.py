@@ -417,3 +417,24 @@ def test_without_the_plugin_of_any_head_it_is_named(saved):
     _without_kinds(saved, len(json.loads((saved / "bundle.json").read_text())["tasks"]))
     with pytest.raises(UnknownNameError, match="Unknown kind 'poetry'.*verse-kit 1.2"):
         load_bundle(saved)
+
+
+def test_each_row_is_answered_by_the_heads_that_can_read_it(encoder_folder):
+    rows = [{"text": "the cat", "text_pair": f"sat {n}", "label": label} for n in range(4) for label in ("a", "b")]
+    mood = mtl.Task(name="mood", kind="classification", data=splits(sentiment_rows(16)))
+    pair = mtl.Task(name="pair", kind="pair-classification", data={"train": rows, "validation": rows, "test": rows})
+    bundle = make_bundle(encoder_folder, mood, pair)
+    asked = [{"text": "the cat", "text_pair": "sat"}, "bob", {"text": "a dog", "text_pair": "ran"}]
+    found = bundle.predict(asked)
+    assert [set(answer) for answer in found] == [{"mood", "pair"}, {"mood"}, {"mood", "pair"}]
+    assert found == [bundle.predict([row])[0] for row in asked]
+    with pytest.raises(DataError, match=r"input, row 2: it has 'text', which task 'pair' cannot read"):
+        bundle.predict(asked, ["pair"])
+
+
+def test_one_text_or_task_is_no_list_of_them(encoder_folder):
+    bundle = make_bundle(encoder_folder, mtl.Task(name="mood", kind="classification", data=splits(sentiment_rows(16))))
+    with pytest.raises(DataError, match="predict takes a list of rows; it was given one text"):
+        bundle.predict("bob")
+    with pytest.raises(DataError, match="predict takes a list of tasks; it was given one text"):
+        bundle.predict(["bob"], "mood")

@@ -9,12 +9,14 @@ import torch
 from conftest import sentiment_rows, splits
 from torch import nn
 from torch.testing import assert_close
+from transformers import RobertaConfig, RobertaModel
 
 import mtl
 from mtl.config import EncoderConfig
 from mtl.errors import EncoderError
 from mtl.model.encoded import Encoded
 from mtl.model.encoder import Encoder, load_encoder
+from mtl.model.pretrained import positions_of
 
 #: Two sequences of three tokens with two numbers each; the second sequence ends in padding.
 STATES = torch.tensor([[[1.0, -2.0], [3.0, -4.0], [5.0, 0.0]], [[-7.0, 2.0], [-1.0, 6.0], [100.0, 100.0]]])
@@ -395,3 +397,21 @@ def test_the_first_token_is_never_hidden(encoder_folder):
     encoder = load(encoder_folder, dropout=0.0, token_dropout=0.99).train()
     inputs = dict(encoder.tokenizer.backend(["bob", "anna"], return_tensors="pt"))
     assert torch.isfinite(encoder(inputs).pooled).all()
+
+
+def test_positions_of_roberta_begin_behind_the_padding_token(tmp_path):
+    config = RobertaConfig(
+        vocab_size=6,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=66,
+        pad_token_id=1,
+    )
+    backbone = RobertaModel(config, add_pooling_layer=False)
+    assert positions_of(backbone) == 64
+    tokens = torch.full((1, 64), 4)
+    assert backbone(tokens).last_hidden_state.shape == (1, 64, 16)
+    with pytest.raises((IndexError, RuntimeError)):
+        backbone(torch.full((1, 65), 4))

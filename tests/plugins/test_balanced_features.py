@@ -113,3 +113,27 @@ def test_frozen_encoders_have_nothing_to_balance(experiment_values, write_experi
     values = experiment_values | {"strategy": {"name": "balanced-features", "aggregation": "mgda"}}
     values["encoder"] = values["encoder"] | {"freeze": "all"}
     fails("run", write_experiment(values), pieces=("none is trained", "Freeze fewer layers"))
+
+
+def test_what_is_one_task_s_alone_follows_its_own_loss_whatever_its_weight(encoder_folder):
+    """The mix of layers lies inside the encoder's pass, and MGDA gives the task with the larger gradient a weight of 0."""
+    config = EncoderConfig(name=str(encoder_folder), max_length=32, dropout=0.0, mix=True)
+    encoder = load_encoder(config, encoder_folder, attention="sdpa").double()
+    kinds, features = {}, {}
+    for name in ("near", "far"):
+        rows = rating_rows(32) if name == "near" else [{**row, "label": 50 * row["label"]} for row in rating_rows(32)]
+        made = load_plugins().kinds.get("regression")(mtl.Task(name=name, kind="regression", data=splits(rows)), [])
+        read = load_splits(made.task, dict(made.roles), Path())["train"]
+        made.fit(read)
+        kinds[name], features[name] = made, featurize(made, read, encoder.tokenizer)
+    model = MultiTaskModel(encoder, kinds, len).double().eval()
+    draw = [collate({name: range(8)}, features, kinds) for name in kinds]
+    strategy = BalancedFeatures(aggregation=Choice(name="mgda"))
+    strategy.setup([TaskLoss(name, 1.0, 1.0) for name in kinds], Builder(load_plugins()))
+    strategy.prepare(model)
+    report = strategy.fill_gradients(model, draw)
+    assert len(set(report.weights.values())) == 2
+    for name, batch in zip(kinds, draw, strict=True):
+        own = model.own(name)
+        expected = torch.autograd.grad(model.loss(name, model(batch)[name], batch), own)
+        assert_close([parameter.grad for parameter in own], list(expected), rtol=1e-9, atol=1e-12)

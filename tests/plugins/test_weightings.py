@@ -33,7 +33,7 @@ def test_static_weighs_by_the_tasks_own_weight_unless_told_otherwise():
 
 def test_static_refuses_a_weight_for_a_task_that_is_not_trained():
     with pytest.raises(UnknownNameError, match=r"Unknown task in weights_by_task 'moood'\. Did you mean 'mood'\?"):
-        ready(Static(weights_by_task={"moood": 1.0}), mood=1.0)
+        ready(Static(weights_by_task={"moood": 1.0}), mood=1.0).check()
 
 
 def uncertain(factor, weight=1.0):

@@ -273,3 +273,14 @@ def test_frozen_weights_stay_and_the_others_do_not(encoder_folder, tmp_path):
     assert not [name for name in moved if "embeddings" in name or "layer.0." in name]
     assert [name for name in moved if "layer.1." in name]
     assert {name.split(".")[1] for name in moved if name.startswith("heads")} == {"mood", "rating"}
+
+
+def test_what_a_strategy_has_learned_is_handed_on_as_it_was_at_the_best_weights(encoder_folder, tmp_path, monkeypatch):
+    figures = {"mood": iter(MOOD), "rating": iter(RATING)}
+    monkeypatch.setattr(loop, "evaluate", lambda model, task, split, size: {"skill": next(figures[task.name])})
+    monkeypatch.setattr(loop, "skill_of", lambda data, values, trivial: {name: one["skill"] for name, one in values.items()})
+    trainer = make_trainer(encoder_folder, tmp_path, evaluation={"times": 4})
+    monkeypatch.setattr(trainer.strategy, "state_dict", lambda: {"learned": trainer.progress.step})
+    handed_on = []
+    monkeypatch.setattr(trainer.strategy, "load_state_dict", handed_on.append)
+    assert (trainer.train().best_step, handed_on) == (4, [{"learned": 4}])

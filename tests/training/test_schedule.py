@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tracemalloc
 from collections import Counter
 
@@ -11,6 +12,7 @@ from mtl.config import BatchConfig
 from mtl.data.features import Features, Ragged, Tokenized
 from mtl.data.lazy import Lazy
 from mtl.data.rows import Rows
+from mtl.errors import ConfigError
 from mtl.seeds import seed_of
 from mtl.training.schedule import Schedule, plan
 from mtl_plugins.annealed import Annealed
@@ -271,3 +273,13 @@ def test_a_seed_depends_on_every_part_and_fits_63_bits():
     seeds = {seed_of(0, "a"), seed_of(1, "a"), seed_of(0, "b"), seed_of(0, "a", 0), seed_of("0", "a")}
     assert len(seeds) == 5
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize("shares", [{"a": 1.0}, {"a": 1.0, "b": math.nan}, {"a": 2.0, "b": -1.0}, {"a": 0, "b": 0.0}])
+def test_shares_that_are_none_are_refused_with_the_sampler_s_name(shares):
+    class Odd(Uniform):
+        def shares(self, sizes, progress):
+            return shares
+
+    with pytest.raises(ConfigError, match=r"The sampler Odd gave the shares \{.*\}; each of a, b needs one that is 0 or more"):
+        next(schedule({"a": split_of("a", 30), "b": split_of("b", 30)}, sampler=Odd()))

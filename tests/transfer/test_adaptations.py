@@ -484,3 +484,8 @@ def test_an_encoder_that_an_adaptation_cannot_work_with_is_refused_before_the_ta
 @pytest.mark.parametrize("adaptation", [*OF_FEATURES, *TRANSDUCTIVE, *TUNING, *PULLING], ids=name_of)
 def test_other_encoders_are_not_refused(encoder, adaptation):
     adaptation.check_encoder(encoder)
+
+
+def test_contrastive_tuning_that_diverges_says_so(space):
+    with pytest.raises(TrainingError, match=r"The adaptation to target 'topic' has diverged on an episode of 12 support rows"):
+        Contrastive(rate=1e6, steps=30).adapt(space, episode_of(space.target, 4))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import re
+
 import pytest
 import torch
+from conftest import splits
 from toys import load, load_tiny, pool_of, topic_splits
 
+import mtl
 from mtl.data.episodes import EpisodeRows
 from mtl.transfer.measure import TransferEvaluator, transfer
 from mtl.transfer.protocol import Manifest
@@ -55,6 +60,36 @@ def test_meta_validation_is_a_mean_over_numbers_of_shots(space):
     metrics, skills = look(space.encoder, FirstClass())
     assert metrics == {"topic": {"accuracy": 0.5}}
     assert skills["topic"] == pytest.approx((0.5 - 1 / 3) / (1 - 1 / 3))
+
+
+def test_an_undefined_episode_is_left_out_of_meta_validation(space, monkeypatch):
+    figures = iter([math.nan, 0.8, 0.6])
+    monkeypatch.setattr("mtl.transfer.measure.measure", lambda *_: next(figures))
+    episodes = [EpisodeRows("topic", (1, 2), (0, 1), (3,))] * 3
+    metrics, _ = TransferEvaluator([(space.target, space.pool, episodes)], size=8)(space.encoder, FirstClass())
+    assert metrics == {"topic": {"accuracy": pytest.approx(0.7)}}
+
+
+def test_a_run_with_undefined_figures_ends_and_says_how_many(experiment_values):
+    """Most ratings are alike, so that a rank correlation with an episode's five is often not defined."""
+    rows = [{"text": f"{'very ' * (n % 4)}good {n}", "label": float(n % 10 == 0)} for n in range(60)]
+    mood, *_ = experiment_values["tasks"]
+    experiment_values |= {
+        "strategy": "none",
+        "tasks": [mood, {"name": "rate", "kind": "regression", "data": splits(rows)}],
+        "targets": {
+            "tasks": ["rate"],
+            "shots": [4],
+            "adaptation": ["ridge"],
+            "protocol": {"name": "episodic", "episodes": 20, "queries": 5},
+        },
+    }
+    finished = mtl.Experiment.of(**experiment_values).run()
+    (figures,) = finished.runs[0]["results"]["targets"]["none"]["figures"]["rate"]["ridge"].values()
+    undefined = figures.count(None)
+    assert 0 < undefined < 20
+    told = re.search(r"(\d+) figures are not defined", (finished.folder / "results.md").read_text(encoding="utf-8"))
+    assert int(told[1]) >= undefined  # of all encoders
 
 
 def test_a_label_that_all_episodes_have_is_judged_on_all_their_queries(space):

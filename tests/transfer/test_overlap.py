@@ -127,3 +127,23 @@ def test_what_is_learned_later_is_added_to_what_was(encoder):
     assert found["topic"].classes == ("cat", "dog", "bob")
     assert len(found["topic"].texts) == 11  # six of each, and "cat cat was 4" is of both
     assert set(before["topic"].texts) <= set(found["topic"].texts)
+
+
+def test_rows_of_a_source_s_validation_are_compared_too_as_they_choose_the_weights(encoder):
+    moods, target = with_shared_texts(), topic_splits()
+    moods = {**moods, "train": moods["train"][4:], "validation": [*moods["validation"], {**target["test"][0], "label": "good"}]}
+    source, pools = load(encoder, moods, name="mood"), {"topic": load(encoder, target).splits["test"]}
+    with pytest.raises(DataError, match=r"rows of validation, row 9: .* of source 'mood' is also in target 'topic' \(1 rows"):
+        without_overlaps(source, pools, "error")
+    kept, counts = without_overlaps(source, pools, "drop")
+    assert (counts, len(kept.splits["validation"])) == ({"topic": 1}, 8)
+
+
+def test_a_long_text_is_cut_within_its_quotes(encoder):
+    words = "the cat sat on the mat " * 8
+    source = load(
+        encoder,
+        {split: [{"text": words, "label": "a"}, {"text": "bob", "label": "b"}] for split in ("train", "validation", "test")},
+    )
+    with pytest.raises(DataError, match=r"row 1: 'the cat sat on [a-z ]*…' of source"):
+        without_overlaps(source, {"topic": source.splits["train"]}, "error")

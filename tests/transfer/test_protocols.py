@@ -220,3 +220,15 @@ def test_fewer_test_rows_are_drawn_once_for_all_supports(encoder):
 def test_a_support_without_a_class_is_refused(encoder):
     with pytest.raises(DataError, match=r"the support 1/0\.jsonl has no row of class 'bob'"):
         Supports("{task}/{shots}/{split}").draw(with_supports(encoder, {"1/0": topic_rows(4, ("cat", "dog"))}), 1, 0)
+
+
+def test_by_domain_a_class_that_only_test_rows_have_is_refused(encoder):
+    data = topic_splits()
+    data["test"] = [*data["test"], {"text": "anna anna is here", "label": "anna"}]
+    target = load(encoder, data, labels=["anna", "bob", "cat", "dog"])
+    with pytest.raises(DataError, match=r"Target 'topic': class 'anna' is in 1 of 13 test rows and in no training row"):
+        Domain(draws=2).draw(target, 2, 0)
+
+
+def test_by_domain_without_support_there_is_one_episode(target):
+    assert [len(episode.support) for episode in Domain(draws=7).draw(target, 0, 0)] == [0]
