@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mtl.data.delimited import types_of
 from mtl.data.lazy import DiskColumn
 from mtl.errors import DataError
 from mtl.files import why_no_file
@@ -201,7 +202,7 @@ def read_file(path: Path, stream: bool = False) -> Table:
     Raises:
         DataError: If its format is not known, or it cannot be read; names the first bad line.
     """
-    from datasets import Dataset, load_dataset
+    from datasets import Dataset, Features, Value, load_dataset
 
     suffixes = [suffix for suffix in path.suffixes if suffix != ".gz"]
     form = _FORMATS.get(suffixes[-1] if suffixes else "")
@@ -215,6 +216,8 @@ def read_file(path: Path, stream: bool = False) -> Table:
     with _explained(str(path), lambda: _first_bad_line(path, form)):
         _check_encoding(path, form)
         try:
+            if options:
+                options["features"] = Features({name: Value(kind) for name, kind in types_of(path, dict(options)).items()})
             with _uncounted():
                 dataset = load_dataset(form, data_files=str(path), split="train", **options)
         except ValueError as error:
