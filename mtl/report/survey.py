@@ -136,11 +136,15 @@ def _values(name: str, role: str, splits: Mapping[str, Rows]) -> Table | None:
         return None
     common = counts["train"].most_common(_MOST_NAMES)
     most = common[0][1]
+    elsewhere = [label for label in sum(counts.values(), Counter()) if label not in counts["train"]]
+    common += [(label, 0) for label in elsewhere[:_MOST_NAMES]]
     rows = []
     for label, count in common:
         rows.append([label, *(f"{counts[split][label]:,}" for split in counts), _bar(count, most)])
-    hidden = len(counts["train"]) - len(common)
-    return Table(f"{name}: {role}", [role, *counts, "train"], rows, [f"{hidden} more."] if hidden else [], figures=False)
+    hidden = len(counts["train"]) + len(elsewhere) - len(common)
+    notes = [f"{hidden} more."] if hidden else []
+    notes += [f"{len(elsewhere)} of them are in no row of train."] if elsewhere else []
+    return Table(f"{name}: {role}", [role, *counts, "train"], rows, notes, figures=False)
 
 
 def _examples(name: str, rows: Rows) -> Table:
@@ -166,13 +170,13 @@ def near_duplicates(texts: Sequence[str], others: Sequence[str] | None = None) -
 
 
 def _flat(value: Any, *, whole: bool = False) -> Iterator[Any]:
-    """Yield the texts in a value, however deep they are; with ``whole`` numbers too."""
+    """Yield the texts in a value, however deep they are; with ``whole`` numbers too, but those of objects, which are places."""
     if isinstance(value, list | tuple):
         for item in value:
             yield from _flat(item, whole=whole)
     elif isinstance(value, dict):
         for item in value.values():
-            yield from _flat(item, whole=whole)
+            yield from _flat(item)
     elif isinstance(value, str) or (whole and value is not None):
         yield value
 

@@ -110,3 +110,16 @@ def test_an_unknown_task_is_refused_with_the_nearest(fails):
     fails("data", "helpdesk/inent", pieces=("task 'helpdesk/inent'", "'helpdesk/intent'"))
     with pytest.raises(UnknownNameError, match="kind 'clasification'"):
         tables_of(task(kind="clasification"))
+
+
+def test_labels_that_train_has_not_are_shown_and_counted():
+    data = {**MOODS, "test": [{"text": "bob", "label": "odd"}, {"text": "anna", "label": "odd"}]}
+    table = tables_of(task(data=data))["mood: label"]
+    assert table.rows[-1][:4] == ["odd", "0", "0", "2"]
+    assert table.notes == ["1 of them are in no row of train."]
+
+
+def test_of_spans_the_types_are_counted_and_not_the_places():
+    rows = [{"text": f"anna flew to paris {n}", "spans": [{"start": 0, "end": 4, "type": "person"}]} for n in range(4)]
+    table = tables_of(task("ner", {"train": rows, "validation": rows, "test": rows}, "token-classification"))["ner: spans"]
+    assert [row[0] for row in table.rows] == ["person"]
