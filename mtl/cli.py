@@ -229,7 +229,9 @@ def compare(
         print_json({"folder": str(finished.folder), "runs": finished.runs})
     else:
         _show(finished.folder)
-        typer.echo(f"Everything is in {finished.folder}. Look again with: mtl report {finished.folder}")
+        for verdict in json.loads((finished.folder / "report" / "findings.json").read_text(encoding="utf-8"))["verdicts"]:
+            typer.echo(verdict)
+        typer.echo(f"Intervals and tests are in {finished.folder / 'report.html'}. Look again with: mtl report {finished.folder}")
     if failed:
         typer.echo(f"Error: {len(failed)} of {len(finished.runs)} cells failed. The same command tries them again.", err=True)
         raise typer.Exit(2)

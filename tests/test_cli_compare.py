@@ -50,6 +50,9 @@ def test_a_grid_from_the_command_line_and_its_report_again(call, file, tmp_path,
     code, out, err = call("compare", file, "--over", "strategy=single,joint", "--seeds", 2, "--jobs", 1)
     assert code == 0, err
     assert "Δ joint" in out
+    assert "Tasks, test split: of 1 compared with single, joint has the highest mean relative gain" in out
+    assert "UNRELIABLE: 2 seeds" in out
+    assert "report.html. Look again with: mtl report" in out
     assert "4 cells, 0 of them finished" in caplog.text
     assert "joint, seed 1: finished" in caplog.text
     folder = tmp_path / "runs" / "cli"

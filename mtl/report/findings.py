@@ -40,7 +40,16 @@ def verdict(findings: Findings) -> str:
     sure = {"better": "The gain holds at 5 %", "worse": "The loss holds at 5 %", "unclear": "That may be chance"}
     count = len(findings.overall)
     corrected = f", corrected for {count} comparisons" if count > 1 else ""
-    return text + f"{sure[best.verdict]} (p {level(best.p_holm)}{corrected})."
+    return " ".join([text + f"{sure[best.verdict]} (p {level(best.p_holm)}{corrected}).", *_few_seeds(findings)])
+
+
+def _few_seeds(findings: Findings) -> list[str]:
+    if findings.seeds >= FEWEST_UNITS:
+        return []
+    return [
+        f"UNRELIABLE: {findings.seeds} seed{'' if findings.seeds == 1 else 's'}. Intervals say little of what another "
+        f"training would give; run at least {FEWEST_UNITS}."
+    ]
 
 
 def score_table(findings: Findings, flagged: Mapping[str, bool]) -> Table:
@@ -184,12 +193,7 @@ def _sure(verdict: str) -> str:
 
 
 def _notes(findings: Findings, flagged: Mapping[str, bool]) -> list[str]:
-    notes = []
-    if findings.seeds < FEWEST_UNITS:
-        notes.append(
-            f"UNRELIABLE: {findings.seeds} seed{'' if findings.seeds == 1 else 's'}. Intervals say little of what another "
-            f"training would give; run at least {FEWEST_UNITS}."
-        )
+    notes = _few_seeds(findings)
     if any(flagged.get(method.column) for method in findings.methods):
         notes.append(BROKEN_NOTE)
     return notes
