@@ -54,6 +54,10 @@ class Adaptation(ABC):
             MTLError: Saying what is missing, and what to set.
         """
 
+    def needs_support(self) -> bool:
+        """Say whether it needs an example at least; one that reads the classes' names does not."""
+        return not getattr(self, "name_weight", 0)
+
     @abstractmethod
     def adapt(self, space: Space, episode: EpisodeRows) -> Predictor:
         """Learn from an episode's support. The queries are not looked at, but by a method that says that it is transductive.

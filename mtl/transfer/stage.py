@@ -91,8 +91,14 @@ class Stage:
         self._check_beside(strategy)
         names = [choice.name for choice in self.targets_config.adaptation]
         for choice in self.targets_config.adaptation:
-            if choice.name != PRACTISED:
-                self.build("adaptation", choice)
+            if choice.name == PRACTISED:
+                continue
+            made: Adaptation = self.build("adaptation", choice)
+            if 0 in self.targets_config.shots and made.needs_support():
+                raise ConfigError(
+                    f"targets.adaptation: {choice.name!r} as it is here learns from support rows alone, and targets.shots has 0. "
+                    "Leave 0 out, or ask for it in an experiment whose adaptations all read the classes' names (name_weight: 1)."
+                )
         for key, values in self.targets_config.tune.items():
             name, _, option = key.partition(".")
             if name not in names or not option:

@@ -55,7 +55,8 @@ def _check_classes(target: TaskData, pool: Pool) -> None:
     if pool.by_class is None or asked is None:
         return
     lacking = Counter(number for row in asked for number in row if number not in pool.by_class)
-    for number, count in lacking.items():
+    if lacking:
+        number, count = next(iter(lacking.items()))
         raise DataError(
             f"Target {target.name!r}: class {target.kind.class_names[number]!r} is in {count} of {len(asked)} test rows and in "
             "no training row, so that no support can have it. Give it training rows, or leave it out with 'where'."

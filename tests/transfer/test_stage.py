@@ -205,6 +205,11 @@ def test_every_combination_of_options_is_tried(values, tmp_path):
         ({"tune": {"ridge.penalty": [1]}, "validation": ["other"]}, "'ridge.penalty' is not adaptation.option"),
         ({"tune": {"prototype.scale": []}, "validation": ["other"]}, "has no values"),
         ({"adaptation": "rigde"}, "Unknown adaptation 'rigde'"),
+        (
+            {"adaptation": [{"name": "prototype", "name_weight": 1}, "ridge"], "shots": [0, 1]},
+            "'ridge' as it is here",
+        ),
+        ({"adaptation": "logistic", "shots": [0]}, "'logistic' as it is here learns from support rows alone"),
     ],
 )
 def test_names_and_options_are_checked_before_anything_slow(values, tmp_path, changes, told):
