@@ -207,9 +207,9 @@ def test_every_combination_of_options_is_tried(values, tmp_path):
         ({"adaptation": "rigde"}, "Unknown adaptation 'rigde'"),
         (
             {"adaptation": [{"name": "prototype", "name_weight": 1}, "ridge"], "shots": [0, 1]},
-            "'ridge' as it is here",
+            "adaptation 'ridge' has nothing",
         ),
-        ({"adaptation": "logistic", "shots": [0]}, "'logistic' as it is here learns from support rows alone"),
+        ({"adaptation": "logistic", "shots": [0]}, "with 0 shots adaptation 'logistic' has nothing to learn from"),
     ],
 )
 def test_names_and_options_are_checked_before_anything_slow(values, tmp_path, changes, told):
