@@ -96,9 +96,9 @@ class Stage:
             made: Adaptation = self.build("adaptation", choice)
             if 0 in self.targets_config.shots and made.needs_support():
                 raise ConfigError(
-                    f"Target {self.targets_config.tasks[0]!r}: with 0 shots adaptation {choice.name!r} has nothing to learn from, as "
-                    "it does not read the classes' names. Leave 0 out of targets.shots, or ask for 0 shots in an experiment whose "
-                    "adaptations all read them (name_weight: 1)."
+                    f"Target {self.targets_config.tasks[0]!r}: with 0 shots adaptation {choice.name!r} has nothing to learn "
+                    "from, as it does not read the classes' names. Leave 0 out of targets.shots, or ask for 0 shots in an "
+                    "experiment whose adaptations all read them (name_weight: 1)."
                 )
         for key, values in self.targets_config.tune.items():
             name, _, option = key.partition(".")
