@@ -41,7 +41,7 @@ def data(
 
 
 def new(
-    what: Annotated[str, typer.Argument(help="task, kind, strategy or tracker.")],
+    what: Annotated[str, typer.Argument(help="task, kind, strategy, sampler, weighting, aggregation, adaptation or tracker.")],
     name: Annotated[str, typer.Argument(help="Its name, for example acme/queue.")],
     kind: Annotated[str, typer.Option("--kind", help="Of a task: its kind.")] = "classification",
     data: Annotated[Path | None, typer.Option("--data", help="Of a task: a file of rows.")] = None,
@@ -65,7 +65,7 @@ def new(
 
 
 def check(
-    target: Annotated[str, typer.Argument(help="A task, a kind, a strategy, or a plugin with all that it brings.")],
+    target: Annotated[str, typer.Argument(help="A task, a kind, a strategy or other part, or a plugin with all it brings.")],
     plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -14,8 +14,8 @@ import torch
 from mtl.compatible import check_encoder, check_mix, check_per_task
 from mtl.components import Builder
 from mtl.config import Choice, ExperimentConfig
-from mtl.data.dropping import fit_without_bad, without_bad
-from mtl.data.features import default_cache, featurize, name_features
+from mtl.data.dropping import featurize_splits
+from mtl.data.features import default_cache, name_features
 from mtl.data.rows import Rows
 from mtl.data.sources import load_file, load_splits
 from mtl.data.tokenizer import Tokenizer
@@ -247,15 +247,7 @@ class Run:
         if is_target and self._stage:
             files = self._stage.protocol.files(task.name, self._stage.targets_config.shots)
             rows |= {name: load_file(task, path, roles, self.config.base) for name, path in files.items()}
-        kind.vocabulary = tokenizer.vocabulary
-        given = {split: len(found) for split, found in rows.items()}
-        if task.bad_rows == "drop":
-            rows["train"] = fit_without_bad(kind, rows["train"])
-            rows = {split: without_bad(kind, found, tokenizer) for split, found in rows.items()}
-        else:
-            kind.fit(rows["train"])
-        dropped = {split: given[split] - len(found) for split, found in rows.items()}
-        splits = {split: featurize(kind, found, tokenizer) for split, found in rows.items()}
+        splits, dropped = featurize_splits(kind, rows, tokenizer)
         cut = sum(features.tokenized.truncated for features in splits.values())
         if cut:
             _LOG.info("task %s: %d texts are longer than %d tokens and are cut", task.name, cut, tokenizer.max_length)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mtl.data.features import featurize
+from mtl.data.features import Features, featurize
 from mtl.data.rows import Rows
 from mtl.data.tokenizer import Tokenizer
 from mtl.errors import DataError, RowError
@@ -14,6 +15,35 @@ if TYPE_CHECKING:
     from mtl.kind import TaskKind
 
 _LOG = logging.getLogger(__name__)
+
+
+def featurize_splits(
+    kind: TaskKind, rows: Mapping[str, Rows], tokenizer: Tokenizer
+) -> tuple[dict[str, Features], dict[str, int]]:
+    """Fit a kind on the training rows and turn all splits into features, as the task's ``bad_rows`` says.
+
+    Args:
+        kind: The kind, not fitted.
+        rows: Split → rows.
+        tokenizer: Of the encoder.
+
+    Returns:
+        Split → features, and split → how many rows are left out.
+
+    Raises:
+        DataError: If a row cannot serve and may not be left out; names file and row.
+    """
+    kind.vocabulary = tokenizer.vocabulary
+    if kind.task.bad_rows == "drop":
+        train = fit_without_bad(kind, rows["train"])
+        kept = {split: without_bad(kind, found, tokenizer) for split, found in {**rows, "train": train}.items()}
+        dropped = {split: len(rows[split]) - len(found) for split, found in kept.items()}
+        return {split: featurize(kind, found, tokenizer) for split, found in kept.items()}, dropped
+    try:
+        kind.fit(rows["train"])
+        return {split: featurize(kind, found, tokenizer) for split, found in rows.items()}, dict.fromkeys(rows, 0)
+    except RowError as error:
+        raise RowError(error.index, f"{error} 'bad_rows: drop' in task {kind.task.name!r} leaves such rows out.") from error
 
 
 def fit_without_bad(kind: TaskKind, rows: Rows) -> Rows:

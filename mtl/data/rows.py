@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mtl.data.lazy import Lazy
@@ -21,6 +21,7 @@ class Rows:
         numbers: The rows' numbers in the source, from 1.
         fingerprint: Hash of what was read and how.
         files: Each file with its number of rows, where several were put together.
+        names: Role → the column's name in the source, where that is another.
     """
 
     columns: Mapping[str, Sequence[Any]]
@@ -28,6 +29,7 @@ class Rows:
     numbers: Sequence[int]
     fingerprint: str = ""
     files: tuple[tuple[str, int], ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -75,18 +77,18 @@ class Rows:
         Raises:
             DataError: If a value is not a text, is empty, or has more than ``max_words`` words.
         """
-        texts = []
+        texts, column = [], f"column {self.names.get(role, role)!r}"
         for index, value in enumerate(self.columns[role]):
             if isinstance(value, list) and all(isinstance(word, str) for word in value):
                 value = " ".join(value)
             if not isinstance(value, str):
-                raise self.error(index, f"column {role!r} holds {_show(value)}; a text is needed. Mend or remove the row.")
+                raise self.error(index, f"{column} holds {_show(value)}; a text is needed. Mend or remove the row.")
             if not value.strip():
-                raise self.error(index, f"column {role!r} is empty. Fill it in or remove the row.")
+                raise self.error(index, f"{column} is empty. Fill it in or remove the row.")
             if max_words is not None and len(value) > 2 * max_words and (count := len(value.split())) > max_words:
                 raise self.error(
                     index,
-                    f"column {role!r} has {count:,} words, more than max_words ({max_words:,}). Is a quote left open, or a "
+                    f"{column} has {count:,} words, more than max_words ({max_words:,}). Is a quote left open, or a "
                     "whole file in one cell? If the text is meant, raise max_words in the task.",
                 )
             texts.append(value)

@@ -107,7 +107,7 @@ def _cut_missing(tables: dict[Split, Table]) -> dict[Split, Table]:
 def _as_rows(table: Table, task: Task, roles: dict[str, bool]) -> Rows:
     names = {role: task.columns.get(role, role) for role in roles}
     columns = {role: table.column(name) for role, name in names.items() if name in table.dataset.column_names}
-    return Rows(columns, table.source, table.numbers, table.fingerprint, tuple(table.files))
+    return Rows(columns, table.source, table.numbers, table.fingerprint, tuple(table.files), task.columns)
 
 
 def _check_columns(table: Table, task: Task, roles: dict[str, bool]) -> None:

@@ -101,6 +101,9 @@ def _sizes(name: str, splits: Mapping[str, Rows], texts: Mapping[str, Sequence[s
         f"(cosine of character 4-grams over {_ALIKE}; of train: in train) among the first {_COMPARED:,} of each split.",
         f"Read from {', '.join(dict.fromkeys(rows.source for rows in splits.values()))}.",
     ]
+    if empty := {split: count for split, found in texts.items() if (count := sum(not text.strip() for text in found))}:
+        counts = ", ".join(f"{count:,} in {split}" for split, count in empty.items())
+        notes.insert(0, f"Rows without text: {counts}. They end a run; bad_rows: drop in the task leaves them out.")
     return Table(f"{name}: sizes", columns, rows, notes)
 
 

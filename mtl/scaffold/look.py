@@ -12,6 +12,7 @@ from mtl.errors import DataError
 from mtl.kind import TaskKind
 
 _FEW_NAMES = 200
+_PAIR = ("text", "text_pair")
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,10 @@ def propose(look: Look, kind: type[TaskKind]) -> dict[str, str]:
     sample = kind.sample().get("data", [{}])[0]
     free = [column for column in look.columns if column not in kind.roles]
     mapping = {role: role for role in kind.roles if role in look.columns}
-    wanted = [role for role, must in kind.roles.items() if must or (role in sample and role not in mapping)]
+    optional = {role for role, must in kind.roles.items() if not must}
+    otherwise = any(role in mapping for role in optional - set(sample))  # than the sample does, as with a text and its spans
+    wanted = [role for role in kind.roles if role not in mapping and (role not in optional or (role in sample and not otherwise))]
     for role in wanted:
-        if role in mapping:
-            continue
         fitting = [column for column in free if _fits(look.columns[column], sample.get(role), role in kind.target_roles)]
         if not fitting:
             has = ", ".join(look.columns)
@@ -75,6 +76,8 @@ def propose(look: Look, kind: type[TaskKind]) -> dict[str, str]:
         best = max(fitting, key=lambda column: _weight(look.columns[column], role in kind.target_roles))
         mapping[role] = best
         free.remove(best)
+    if set(_PAIR) <= set(wanted):  # the longest was taken first; a pair is in the file's order
+        mapping |= zip(_PAIR, sorted((mapping[role] for role in _PAIR), key=list(look.columns).index), strict=True)
     return {role: mapping[role] for role in kind.roles if role in mapping}
 
 
@@ -96,7 +99,7 @@ def _weight(values: list[Any], is_target: bool) -> float:
 
 def _about(role: str, column: str, values: list[Any]) -> list[str]:
     found = []
-    empty = sum(value is None or value == "" or value == [] for value in values)
+    empty = sum(value is None or value == [] or (isinstance(value, str) and not value.strip()) for value in values)
     if empty:
         found.append(f"{column!r} is empty in {empty} rows; they will be refused. Fill them in or remove them.")
     there = [value for value in values if isinstance(value, str | int | bool)]

@@ -16,6 +16,16 @@ from mtl.scaffold.look import look_at, propose
 
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_/.][a-z0-9]+)*")
 
+#: What can be made to be changed: the end of its hook's name, and its module.
+_PARTS = {
+    "kind": ("kinds", templates.KIND_MODULE),
+    "strategy": ("strategies", templates.STRATEGY_MODULE),
+    "sampler": ("samplers", templates.SAMPLER_MODULE),
+    "weighting": ("weightings", templates.WEIGHTING_MODULE),
+    "aggregation": ("aggregations", templates.AGGREGATION_MODULE),
+    "adaptation": ("adaptations", templates.ADAPTATION_MODULE),
+}
+
 
 @dataclass(frozen=True)
 class Written:
@@ -64,22 +74,22 @@ def new_task(name: str, kind: str, data: Path, folder: Path, plugins: Plugins) -
 
 
 def new_part(what: str, name: str, folder: Path) -> Written:
-    """Write a package with a kind, a strategy or a tracker to be changed.
+    """Write a package with a kind, a strategy, another part or a tracker to be changed.
 
     Raises:
         ConfigError: If there is no template for it, the name is not a name, or the folder is there already.
     """
     module = _names(name)["module"]
-    files = {
-        "kind": {"__init__": templates.KIND, "kind": templates.KIND_MODULE},
-        "strategy": {"__init__": templates.STRATEGY, "strategy": templates.STRATEGY_MODULE},
-        "tracker": {"__init__": templates.TRACKER},
-    }
-    if what not in files:
-        raise ConfigError(f"There is no template for {what!r}. There are: kind, strategy, task, tracker.")
-    texts = {f"{module}/{file}.py": text for file, text in files[what].items()}
-    texts["tests/test_contract.py"] = templates.TRACKER_TEST if what == "tracker" else templates.TEST
-    made = _write(folder, name, f"The {what} {name}", texts, {})
+    if what == "tracker":
+        texts = {"__init__": templates.TRACKER}
+    elif what in _PARTS:
+        texts = {"__init__": templates.PART, what: _PARTS[what][1]}
+    else:
+        raise ConfigError(f"There is no template for {what!r}. There are: {', '.join(sorted([*_PARTS, 'task', 'tracker']))}.")
+    files = {f"{module}/{file}.py": text for file, text in texts.items()}
+    files["tests/test_contract.py"] = templates.TRACKER_TEST if what == "tracker" else templates.TEST
+    plural = _PARTS[what][0] if what in _PARTS else ""
+    made = _write(folder, name, f"The {what} {name}", files, {"what": what, "plural": plural})
     return Written(made, [f"Change {module}/{'__init__' if what == 'tracker' else what}.py, and look whether it still holds."])
 
 

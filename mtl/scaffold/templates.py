@@ -70,16 +70,16 @@ def mtl_register_tasks(register):
     register(TASK)
 '''
 
-KIND = '''\
+PART = '''\
 """{summary}."""
 
 import mtl
 
 
 @mtl.hookimpl
-def mtl_register_kinds(register):
-    """Bring the kind."""
-    register("{name}", "{module}.kind:{cls}")
+def mtl_register_{plural}(register):
+    """Bring it."""
+    register("{name}", "{module}.{what}:{cls}")
 '''
 
 KIND_MODULE = '''\
@@ -142,18 +142,6 @@ class {cls}(mtl.TaskKind):
         return np.asarray(rows["label"], dtype=np.float32)
 '''
 
-STRATEGY = '''\
-"""{summary}."""
-
-import mtl
-
-
-@mtl.hookimpl
-def mtl_register_strategies(register):
-    """Bring the strategy."""
-    register("{name}", "{module}.strategy:{cls}")
-'''
-
 STRATEGY_MODULE = '''\
 """{summary}: change what is marked by an arrow."""
 
@@ -184,6 +172,120 @@ class {cls}(mtl.Strategy):
             torch.autograd.backward(mean / len(draw))
             report.losses |= {{name: loss.detach() for name, loss in losses.items()}}
         return report
+'''
+
+SAMPLER_MODULE = '''\
+"""{summary}: change what is marked by an arrow."""
+
+from dataclasses import dataclass
+
+import mtl
+
+
+@dataclass
+class {cls}(mtl.Sampler):
+    """Draw every task in proportion to a power of its rows, which goes to 0 in the course of training.
+
+    Args:
+        power: At the beginning.
+    """
+
+    power: float = 1.0
+
+    def shares(self, sizes, progress):
+        power = self.power * (1 - progress)
+        return {{task: rows**power for task, rows in sizes.items()}}  # <- of any common scale
+'''
+
+WEIGHTING_MODULE = '''\
+"""{summary}: change what is marked by arrows."""
+
+from dataclasses import dataclass
+
+import mtl
+
+
+@dataclass
+class {cls}(mtl.Weighting):
+    """Weigh each task by one over a running mean of its loss, so that all count alike.
+
+    Args:
+        memory: How much of the mean is kept at a step, from 0 to 1.
+    """
+
+    memory: float = 0.9
+
+    def setup(self, tasks):
+        super().setup(tasks)
+        self._means = dict.fromkeys(self.tasks, 1.0)
+
+    def weigh(self, task, loss):  # <- linear in the loss
+        return self.tasks[task].weight * loss / self._means[task]
+
+    def weights(self):
+        return {{name: about.weight / self._means[name] for name, about in self.tasks.items()}}
+
+    def end_step(self, losses, progress):  # <- what is learned from the losses of a step
+        for task, loss in losses.items():
+            self._means[task] = self.memory * self._means[task] + (1 - self.memory) * max(float(loss), 1e-6)
+
+    def state_dict(self):
+        return dict(self._means)
+
+    def load_state_dict(self, state):
+        self._means = dict(state)
+'''
+
+AGGREGATION_MODULE = '''\
+"""{summary}: change what is marked by an arrow."""
+
+from dataclasses import dataclass
+
+import mtl
+
+
+@dataclass
+class {cls}(mtl.Aggregation):
+    """Take the mean of the tasks' gradients after each is given a length nearer to their mean length.
+
+    Args:
+        evenness: 0 leaves the lengths as they are, 1 makes them equal.
+    """
+
+    evenness: float = 1.0
+
+    def combine(self, jacobian, losses, gramian):
+        lengths = gramian.diagonal().sqrt().clamp_min(1e-12)
+        weights = (lengths.mean() / lengths) ** self.evenness / len(lengths)  # <- how tasks are brought together
+        return mtl.Combined(weights @ jacobian, weights)
+'''
+
+ADAPTATION_MODULE = '''\
+"""{summary}: change what is marked by an arrow."""
+
+from dataclasses import dataclass
+
+import torch
+
+from mtl.meta.closed_form import Linear
+from mtl.transfer.adaptation import FeatureAdaptation, refuse_values
+
+
+@dataclass
+class {cls}(FeatureAdaptation):
+    """Answer with the class whose mean feature has the largest product with a text's.
+
+    Args:
+        scale: Of the outputs; it changes probabilities, not answers.
+    """
+
+    scale: float = 10.0
+
+    def fit(self, features, answers, outputs, names):
+        refuse_values(answers, "{name}")
+        rows = [features[answers == place].mean(0) for place in range(outputs)]  # <- a row of weights for each class
+        weight = self.scale * torch.stack(rows)
+        return Linear(weight, weight.new_zeros(outputs))
 '''
 
 TRACKER = '''\

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from mtl.errors import ConfigError, MTLError, UnknownNameError
+from mtl.errors import ConfigError, MissingExtraError, MTLError, UnknownNameError
 from mtl.plugins import Plugins, load_plugins
 
 
@@ -92,7 +92,7 @@ def run(target: str, checks: Checks) -> Iterator[Line]:
 
 
 def check(target: str, plugins: Plugins | Sequence[str] = ()) -> Iterator[Line]:
-    """Check a task, a kind, a strategy, or everything that a plugin brings.
+    """Check a task, a kind, a strategy or another part, or everything that a plugin brings.
 
     Args:
         target: Its name. A plugin may also be named by its distribution.
@@ -104,6 +104,7 @@ def check(target: str, plugins: Plugins | Sequence[str] = ()) -> Iterator[Line]:
     Raises:
         UnknownNameError: If nothing has that name.
     """
+    from mtl.testing import parts
     from mtl.testing.kinds import checks_of_kind, checks_of_task
     from mtl.testing.strategies import checks_of_strategy
 
@@ -112,6 +113,10 @@ def check(target: str, plugins: Plugins | Sequence[str] = ()) -> Iterator[Line]:
         "task": (loaded.tasks, checks_of_task),
         "kind": (loaded.kinds, checks_of_kind),
         "strategy": (loaded.strategies, checks_of_strategy),
+        "sampler": (loaded.samplers, parts.checks_of_sampler),
+        "weighting": (loaded.weightings, parts.checks_of_weighting),
+        "aggregation": (loaded.aggregations, parts.checks_of_aggregation),
+        "adaptation": (loaded.adaptations, parts.checks_of_adaptation),
     }
     found = [(what, target, partial(make, target, loaded)) for what, (names, make) in makers.items() if target in names]
     for info in loaded.infos.values():
@@ -124,14 +129,17 @@ def check(target: str, plugins: Plugins | Sequence[str] = ()) -> Iterator[Line]:
                 (what, name, partial(make, name, loaded)) for what, (_, make) in makers.items() for name in brought.get(what, ())
             ]
             if not found:
-                raise ConfigError(f"Plugin {info.name!r} brings no task, kind or strategy; there is nothing to check.")
+                raise ConfigError(f"Plugin {info.name!r} brings none of {', '.join(makers)}; there is nothing to check.")
     if not found:
         names = [name for registry, _ in makers.values() for name in registry]
-        raise UnknownNameError("task, kind, strategy or plugin", target, [*names, *loaded.infos])
+        raise UnknownNameError(f"{', '.join(makers)} or plugin", target, [*names, *loaded.infos])
     for what, name, make in found:
         label = f"{what} {name!r}"
         try:
             checks = make()
+        except MissingExtraError as error:
+            yield Line(label, "is what it says", unsaid=str(error))
+            continue
         except MTLError as error:
             yield Line(label, "is what it says", str(error))
             continue

@@ -15,6 +15,7 @@ import torch
 
 from mtl.config import EncoderConfig
 from mtl.data.batches import Batch, collate
+from mtl.data.dropping import featurize_splits
 from mtl.data.features import Features, featurize
 from mtl.data.rows import Rows
 from mtl.data.sources import load_splits
@@ -57,20 +58,25 @@ class Bench:
         return kind
 
     @cached_property
-    def train(self) -> Rows:
-        """All training rows."""
+    def read(self) -> dict[str, Rows]:
+        """All rows, by split."""
         roles = dict(self.plugins.kinds.get(self.task.kind).roles)
-        return load_splits(self.task, roles, Path.cwd())["train"]
+        return {str(split): rows for split, rows in load_splits(self.task, roles, Path.cwd()).items()}
+
+    @cached_property
+    def train(self) -> Rows:
+        """The training rows that can serve; the others are an error, or left out if the task says so."""
+        splits, _ = featurize_splits(self.make(), self.read, self.encoder().tokenizer)
+        return splits["train"].rows
 
     @cached_property
     def rows(self) -> Rows:
         """A few rows from all over the training rows."""
-        places = np.linspace(0, len(self.train) - 1, min(_ROWS, len(self.train))).astype(int)
-        return self.train.take(sorted(set(places.tolist())))
+        return _few(self.train)
 
     @cached_property
     def _config(self) -> EncoderConfig:
-        few = [list(values) for values in self.rows.columns.values()]
+        few = [list(values) for values in _few(self.read["train"]).columns.values()]
         tiny_encoder(self.folder / "encoder", words_of(few))
         return EncoderConfig(name=str(self.folder / "encoder"), max_length=_MAX_LENGTH)
 
@@ -135,6 +141,11 @@ class Bench:
         answers, scores, loss = predict_split(model, data, "train", size=_ROWS)
         made = self.kind.outcome(self.features, answers, scores)
         return Outcome(made.gold, made.predicted, made.scores, made.labels, loss)
+
+
+def _few(rows: Rows) -> Rows:
+    places = np.linspace(0, len(rows) - 1, min(_ROWS, len(rows))).astype(int)
+    return rows.take(sorted(set(places.tolist())))
 
 
 def checks_of_kind(name: str, plugins: Plugins) -> Checks:

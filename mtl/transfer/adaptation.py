@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -45,7 +46,13 @@ class LinearPredictor:
 
 
 class Adaptation(ABC):
-    """How a few support examples become a predictor. Write one as a dataclass; its fields are its options."""
+    """How a few support examples become a predictor. Write one as a dataclass; its fields are its options.
+
+    Attributes:
+        transductive: Whether the queries of an episode are answered together, each by help of the others.
+    """
+
+    transductive: ClassVar[bool] = False
 
     def check_encoder(self, encoder: Encoder) -> None:
         """Refuse an encoder that it cannot work with, before anything slow begins.
@@ -60,7 +67,7 @@ class Adaptation(ABC):
 
     @abstractmethod
     def adapt(self, space: Space, episode: EpisodeRows) -> Predictor:
-        """Learn from an episode's support. The queries are not looked at, but by a method that says that it is transductive.
+        """Learn from an episode's support. The queries are not looked at, but by one that is :attr:`transductive`.
 
         Raises:
             ConfigError: If the target cannot be learned in this way.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -33,6 +33,7 @@ class SoftKMeans(Prototype):
         steps: How often the prototypes are made again; the paper has one.
     """
 
+    transductive: ClassVar[bool] = True
     steps: Annotated[int, Field(ge=1)] = 10
 
     def adapt(self, space: Space, episode: EpisodeRows) -> Predictor:

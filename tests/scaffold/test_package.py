@@ -17,6 +17,7 @@ from mtl_tasks.generation import Generation
 from mtl_tasks.pair_classification import PairClassification
 from mtl_tasks.question_answering import QuestionAnswering
 from mtl_tasks.regression import Regression
+from mtl_tasks.token_classification import TokenClassification
 
 TICKETS = "message,queue,id\n" + "".join(
     f"the {thing} is {state},{queue},{number}{thing}\n"
@@ -58,7 +59,10 @@ def test_a_task_of_a_file_is_a_package_that_passes_its_own_tests(tickets, tmp_pa
     assert "3 names, of which most often billing 8" in text
 
 
-@pytest.mark.parametrize("what", ["kind", "strategy", "tracker"])
+PARTS = ["kind", "strategy", "sampler", "weighting", "aggregation", "adaptation", "tracker"]
+
+
+@pytest.mark.parametrize("what", PARTS)
 def test_what_is_to_be_changed_passes_its_own_tests_too(what, tmp_path):
     written = new_part(what, "acme/part", tmp_path)
     done = run_tests_of(written.folder)
@@ -66,7 +70,7 @@ def test_what_is_to_be_changed_passes_its_own_tests_too(what, tmp_path):
 
 
 def test_a_written_package_is_formatted(tickets, tmp_path):
-    for what in ("kind", "strategy", "tracker"):
+    for what in PARTS:
         new_part(what, what, tmp_path)
     new_task("queue", "classification", tickets, tmp_path, load_plugins())
     ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "E,F,W,I", "--line-length", "130", str(tmp_path)]
@@ -85,6 +89,9 @@ def test_a_written_package_is_formatted(tickets, tmp_path):
             ("english", "german"),
         ),
         (PairClassification, {"text": ["a", "b"], "other": ["aa b", "bb a"], "same": [True, True]}, ("text", "other", "same")),
+        (PairClassification, {"claim": ["a", "b"], "proof": ["aa b", "bb a"], "same": [True, True]}, ("claim", "proof", "same")),
+        (TokenClassification, {"spans": [[]], "text": ["a b"], "id": [["x"]]}, ("text", "spans")),
+        (TokenClassification, {"words": [["a", "b"]], "tags": [["O", "B-x"]]}, ("words", "tags")),
     ],
 )
 def test_columns_are_proposed_for_roles(kind, columns, mapping):
@@ -107,7 +114,7 @@ def test_a_file_that_lacks_a_role_is_named(tmp_path):
 
 
 def test_empty_repeated_and_uneven_rows_are_told():
-    columns = {"text": ["a b"] * 30 + [""], "label": ["x"] * 30 + ["y"]}
+    columns = {"text": ["a b"] * 30 + ["  "], "label": ["x"] * 30 + ["y"]}
     lines = " ".join(Look(Path("rows.csv"), columns).lines({"text": "text", "label": "label"}))
     assert "'text' is empty in 1 rows" in lines
     assert "29 rows are there more than once" in lines
@@ -135,4 +142,4 @@ def test_the_command_says_what_is_next(monkeypatch, capsys, tickets, tmp_path):
 
 def test_a_task_needs_a_file_and_other_things_a_template(fails):
     fails("new", "task", "acme", pieces=("--data", "file of rows"))
-    fails("new", "sampler", "acme", pieces=("no template for 'sampler'", "kind, strategy, task, tracker"))
+    fails("new", "protocol", "acme", pieces=("no template for 'protocol'", "sampler, strategy, task, tracker, weighting"))

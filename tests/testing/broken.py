@@ -14,6 +14,7 @@ import mtl
 from mtl.metrics import CLASSIFICATION, Metric
 from mtl.model.heads import PooledHead
 from mtl_plugins.joint import Joint
+from mtl_plugins.prototype import Prototype
 from mtl_tasks.classification import Classification
 
 
@@ -156,6 +157,104 @@ class Silent(Joint):
     def fill_gradients(self, model, draw):
         super().fill_gradients(model, draw)
         return mtl.training.strategy.StepReport()
+
+
+class Forgotten(mtl.Sampler):
+    """It gives the last task no share."""
+
+    def shares(self, sizes, progress):
+        return dict.fromkeys([*sizes][:-1] or sizes, 1.0)
+
+
+class Dicing(mtl.Sampler):
+    """It draws its shares."""
+
+    def shares(self, sizes, progress):
+        return {name: float(torch.rand(())) for name in sizes}
+
+
+class Squaring(mtl.Weighting):
+    """It is not linear."""
+
+    def weigh(self, task, loss):
+        return loss**2
+
+    def weights(self):
+        return dict.fromkeys(self.tasks, 1.0)
+
+
+class Drifting(mtl.Weighting):
+    """It loses what it has learned."""
+
+    def setup(self, tasks):
+        super().setup(tasks)
+        self.factor = 1.0
+
+    def weigh(self, task, loss):
+        return self.factor * loss
+
+    def weights(self):
+        return dict.fromkeys(self.tasks, self.factor)
+
+    def end_step(self, losses, progress):
+        self.factor *= 0.9
+
+
+class Boasting(mtl.Aggregation):
+    """It tells other weights than it has used."""
+
+    def combine(self, jacobian, losses, gramian):
+        return mtl.Combined(jacobian.sum(0), jacobian.new_full((len(jacobian),), 0.5))
+
+
+class Spoiling(mtl.Aggregation):
+    """It works in place."""
+
+    weighs = False
+
+    def combine(self, jacobian, losses, gramian):
+        return mtl.Combined(jacobian.mul_(2).sum(0))
+
+
+class Peeking(Prototype):
+    """It moves outputs by the other queries."""
+
+    def adapt(self, space, episode):
+        answer = super().adapt(space, episode)
+        return lambda rows: answer(rows) - answer(episode.query).mean(0)
+
+
+class Moving(Prototype):
+    """It moves the encoder itself."""
+
+    def adapt(self, space, episode):
+        with torch.no_grad():
+            next(space.encoder.parameters()).add_(0.1)
+        return super().adapt(space, episode)
+
+
+@mtl.hookimpl
+def mtl_register_samplers(register):
+    register("Forgotten", Forgotten)
+    register("Dicing", Dicing)
+
+
+@mtl.hookimpl
+def mtl_register_weightings(register):
+    register("Squaring", Squaring)
+    register("Drifting", Drifting)
+
+
+@mtl.hookimpl
+def mtl_register_aggregations(register):
+    register("Boasting", Boasting)
+    register("Spoiling", Spoiling)
+
+
+@mtl.hookimpl
+def mtl_register_adaptations(register):
+    register("Peeking", Peeking)
+    register("Moving", Moving)
 
 
 @mtl.hookimpl

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,18 @@ FAILURES = {
     "Zeroing": ("a head without rows in a draw keeps no gradient", "Leave its .grad at None"),
     "Ascending": ("the loss falls when it learns from one draw again and again", "Has the gradient the right sign?"),
     "Silent": ("makes a step", "reports no loss"),
+    "Forgotten": ("gives every task a share", "['large', 'middle', 'small'] it gives shares to ['large', 'middle']"),
+    "Dicing": ("says the same when it is asked again", "Draw nothing"),
+    "Squaring": ("is linear in the loss", "A loss of 1 counts 2 times and one of 2 4 times"),
+    "Drifting": ("its state survives saving and loading", "Let state_dict() give all"),
+    "Boasting": ("tells the weights that it has used", "Tell those it was made with"),
+    "Spoiling": ("leaves the tasks' gradients as they are", "in place"),
+    "Peeking": ("does not look at the queries", "Set transductive = True"),
+    "Moving": ("leaves the encoder as it is", "Move copies"),
 }
 _BUNDLED = load_plugins()
+_PARTS = {*_BUNDLED.weightings, *_BUNDLED.aggregations, *_BUNDLED.adaptations} - {*_BUNDLED.strategies, "nash-mtl"}
+_needs_ecos = pytest.mark.skipif(find_spec("ecos") is None, reason="ecos has no wheel for Python 3.13")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +61,10 @@ def test_a_broken_plugin_fails_with_the_line_that_says_what_is_wrong(name, broke
     assert advice in failures[check_name]
 
 
-@pytest.mark.parametrize("name", [*_BUNDLED.kinds, *_BUNDLED.strategies])
+@pytest.mark.parametrize(
+    "name",
+    [*_BUNDLED.kinds, *_BUNDLED.strategies, *_BUNDLED.samplers, *sorted(_PARTS), pytest.param("nash-mtl", marks=_needs_ecos)],
+)
 def test_what_is_bundled_keeps_its_contract(name):
     assert_keeps_contract(name, _BUNDLED)
 
@@ -60,8 +74,27 @@ def test_bundled_tasks_keep_the_contract_on_their_own_rows(name):
     assert_keeps_contract(name, _BUNDLED)
 
 
+def test_all_rows_of_a_task_are_read_and_those_that_may_be_left_out_are():
+    good = [{"text": f"a {mood} day {number}", "label": mood} for number in range(4) for mood in ("good", "bad")]
+    data = {"train": [*good, {"text": "", "label": "bad"}], "validation": good, "test": [*good, {"text": "  ", "label": "bad"}]}
+
+    class Brings:
+        @mtl.hookimpl
+        def mtl_register_tasks(self, register):
+            register(mtl.Task(name="mood", kind="classification", data=data | {"train": good}, columns={"text": "text"}))
+            register(mtl.Task(name="mood/kept", kind="classification", data=data, bad_rows="drop"))
+
+    plugins = load_plugins()
+    plugins.add("moods", "tests", Brings)
+    [line] = [line for line in check("mood", plugins) if line.failure]
+    assert line.check == "reads its rows"
+    assert "rows of test, row 9: column 'text' is empty" in line.failure
+    assert "bad_rows: drop" in line.failure
+    assert not any(line.failure for line in check("mood/kept", plugins))
+
+
 def test_what_has_that_name_nowhere_is_an_error():
-    with pytest.raises(UnknownNameError, match=r"Unknown task, kind, strategy or plugin 'ordnal'. Did you mean 'ordinal'\?"):
+    with pytest.raises(UnknownNameError, match=r"adaptation or plugin 'ordnal'. Did you mean 'ordinal'\?"):
         list(check("ordnal", _BUNDLED))
 
 
