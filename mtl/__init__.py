@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mtl.training.sampler import Sampler
     from mtl.training.strategy import Strategy
     from mtl.training.weighting import Weighting
-    from mtl.transfer.adaptation import Adaptation
+    from mtl.transfer.adaptation import Adaptation, FeatureAdaptation
     from mtl.transfer.protocol import Protocol
 
 #: Public name → module. Imported when first used, so that ``import mtl`` and ``mtl --help`` stay quick.
@@ -33,6 +33,7 @@ _HOMES = {
     "Bundle": "mtl.model.bundle",
     "Combined": "mtl.training.aggregation",
     "Experiment": "mtl.experiment",
+    "FeatureAdaptation": "mtl.transfer.adaptation",
     "FileData": "mtl.task",
     "HubData": "mtl.task",
     "ListData": "mtl.task",
@@ -58,6 +59,7 @@ __all__ = [
     "Bundle",
     "Combined",
     "Experiment",
+    "FeatureAdaptation",
     "FileData",
     "HubData",
     "ListData",

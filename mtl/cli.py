@@ -74,12 +74,14 @@ def _run(
     file: str, overrides: list[str], plugins: list[str], output: Path | None, as_json: bool, bundles: list[Path] | None = None
 ) -> None:
     from mtl.experiment import load_experiment
+    from mtl.lines import asking
+    from mtl.model.bundle import read_kinds
     from mtl.report.display import Bars, Quiet
 
-    if output is not None:
-        overrides = [*overrides, f"output={json.dumps(str(output))}"]
-    experiment = load_experiment(file, overrides, plugins)
-    _warn_of_failures(experiment.load_plugins())
+    where = [] if output is None else [f"output={json.dumps(str(output))}"]
+    experiment = load_experiment(file, [*overrides, *where], plugins)
+    loaded = experiment.load_plugins()
+    _warn_of_failures(loaded)
     display = Bars() if sys.stderr.isatty() else Quiet()
     finished = experiment.run(display) if bundles is None else experiment.transfer(bundles, display)
     if as_json:
@@ -87,10 +89,10 @@ def _run(
         return
     _show(finished.folder)
     typer.echo(f"Everything is in {finished.folder}. Look again with: mtl report {finished.folder}")
-    answering = [Path(run["folder"]) for run in finished.runs if run["results"]["tasks"]]  # others have no heads
-    bundle = next(iter(sorted(answering[-1].glob("models/*/bundle.json"))), None) if answering else None
+    answering = [run for run in finished.runs if run["results"]["tasks"]]  # others have no heads
+    bundle = next(iter(sorted(Path(answering[-1]["folder"]).glob("models/*/bundle.json"))), None) if answering else None
     if bundle is not None:
-        typer.echo(f"Try the model: echo 'your text' | mtl predict {bundle.parent}")
+        typer.echo(f"Try the model: {asking(next(iter(read_kinds(bundle.parent, loaded).values())), bundle.parent, plugins)}")
 
 
 @app.command()
@@ -124,9 +126,11 @@ def export(
 ) -> None:
     """Write a bundle that needs nothing beside it, its adapters folded into the encoder's weights."""
     from mtl.model.bundle import load_bundle
+    from mtl.model.export import check_folder
     from mtl.model.export import export as write
     from mtl.plugins import load_plugins
 
+    check_folder(output, bundle)
     written = write(load_bundle(bundle, plugins=load_plugins(plugin or [])), output, task, merge=not keep_adapters)
     typer.echo(f"{output} answers {', '.join(written.tasks) or 'nothing yet: it has no heads'}.")
 
@@ -150,12 +154,15 @@ def adapt(
     """Learn a new task from a few rows, and write a bundle with a head for it."""
     from mtl.config import Choice
     from mtl.errors import ConfigError
+    from mtl.lines import asking
     from mtl.model.bundle import load_bundle
+    from mtl.model.export import check_folder
     from mtl.plugins import load_plugins
     from mtl.strict_yaml import read_value
     from mtl.task import Task
     from mtl.transfer.adapt import adapt as learn
 
+    check_folder(output, bundle)
     plugins = load_plugins(plugin or [])
     options = {key: read_value(text, f"--set {key}={text}") for key, text in _pairs(set_ or [], "--set")}
     if options and adaptation is None:
@@ -164,7 +171,9 @@ def adapt(
     task = Task(name=name, kind=kind, data=[], columns=dict(_pairs(column or [], "--column")))
     adapted = learn(load_bundle(bundle, plugins=plugins), task, support, choice, plugins)
     adapted.save(output)
-    typer.echo(f"{output} answers {', '.join(adapted.tasks)}. Try it: echo 'your text' | mtl predict {output} --task {name}")
+    typer.echo(
+        f"{output} answers {', '.join(adapted.tasks)}. Try it: {asking(adapted.model.kinds[name], output, plugin)} --task {name}"
+    )
 
 
 def _pairs(entries: list[str], option: str) -> Iterator[tuple[str, str]]:

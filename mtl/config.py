@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -18,9 +18,9 @@ from mtl.errors import ConfigError, explain_validation
 from mtl.overrides import assign
 from mtl.strict_yaml import read_file, read_value
 from mtl.task import Frozen
+from mtl.training.budget import Budget, Positive
 from mtl.variables import expand
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -149,39 +149,6 @@ class EpisodesConfig(Frozen):
     queries: int = Field(default=5, ge=1)
     per_step: int = Field(default=1, ge=1)
     names: bool = False
-
-
-class Budget(Frozen):
-    """How much is learned from. One of the first two is given; training ends where the first of all that are given is used up.
-
-    Args:
-        epochs: Passes over the training rows of all tasks together.
-        examples_per_task: Rows learned from, a task on average; the sampler deals them out.
-        passes: The most sequences through the encoder, those of inner loops too, for all tasks together.
-        seconds: The most seconds of training steps, for all tasks together. What is learned then depends on the machine.
-    """
-
-    epochs: Positive | None = None
-    examples_per_task: Annotated[int, Field(ge=1)] | None = None
-    passes: Annotated[int, Field(ge=1)] | None = None
-    seconds: Positive | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Budget:
-        if (self.epochs is None) == (self.examples_per_task is None):
-            raise ValueError("give either epochs or examples_per_task")
-        return self
-
-    def examples(self, sizes: Mapping[str, int]) -> int:
-        """Return the examples of all tasks together."""
-        if self.examples_per_task is not None:
-            return self.examples_per_task * len(sizes)
-        return max(1, round((self.epochs or 0) * sum(sizes.values())))
-
-    def limits(self, share: float) -> dict[str, float]:
-        """Return what a model that gets a share of the examples may use of everything else, by its name in the progress."""
-        given = {"passes": self.passes, "seconds": self.seconds}
-        return {unit: most * share for unit, most in given.items() if most is not None}
 
 
 class OptimizerConfig(Frozen):

@@ -37,6 +37,12 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         raise CheckpointError(f"{path} cannot be written: {error}. Is the disk full? What was there before is kept.") from error
 
 
+def remove_parts(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote have left. Call it with the folder :func:`locked`."""
+    for path in folder.rglob(".*.part"):
+        path.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
     write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -21,10 +21,13 @@ def data(
     page: Annotated[Path | None, typer.Option("--page", help="Write a page too: an .html or a Markdown file.")] = None,
 ) -> None:
     """Look at tasks before they are trained: sizes, lengths, labels, examples, rows that are there twice."""
+    from mtl.errors import ConfigError
     from mtl.experiment import load_experiment
     from mtl.plugins import load_plugins
     from mtl.report.survey import Survey, write_survey
 
+    if page is not None and page.suffix not in (".html", ".md"):
+        raise ConfigError(f"--page {page}: name an .html or a Markdown (.md) file.")
     loaded = load_plugins(plugin or [])
     found, base = [], Path.cwd()
     for name in target:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtl.errors import DataError
 from mtl.files import why_no_file
+
+if TYPE_CHECKING:
+    from mtl.kind import TaskKind
 
 _CHUNK_LINES = 1024
 
@@ -56,3 +59,16 @@ def chunks(rows: Iterator[Any]) -> Iterator[list[Any]]:
             chunk = []
     if chunk:
         yield chunk
+
+
+def asking(kind: TaskKind, bundle: Path, plugins: Sequence[str] | None) -> str:
+    """Return a command that asks a bundle something that a kind can read.
+
+    Args:
+        kind: Of one of its tasks.
+        bundle: Its folder.
+        plugins: Those that were named on the command line.
+    """
+    read = [role for role, must in kind.roles.items() if must and role not in kind.target_roles]
+    asked = "your text" if kind.readable(["text"]) else json.dumps(dict.fromkeys(read, "…"), ensure_ascii=False)
+    return " ".join([f"echo '{asked}' | mtl predict {bundle}", *(f"--plugin {plugin}" for plugin in plugins or ())])

@@ -17,6 +17,7 @@ import yaml
 
 import mtl
 from mtl.config import ExperimentConfig
+from mtl.data.rows import Rows
 from mtl.errors import CheckpointError, DataError
 from mtl.files import read_json, write_json, write_text
 from mtl.model.inference import TaskData, evaluate_trivial, skill_of
@@ -43,17 +44,29 @@ def check_fingerprints(folder: Path, data: Mapping[str, TaskData]) -> None:
         }
         for name, task in data.items()
     }
+    rows = {name: {split: features.rows for split, features in task.splits.items()} for name, task in data.items()}
+    if changed := changed_data(folder, rows):
+        raise DataError(
+            f"{changed} has changed since this run was started. Remove {folder} to start again, or give the experiment "
+            "another name."
+        )
+    write_json(folder / "data.json", found)
+
+
+def changed_data(folder: Path, data: Mapping[str, Mapping[str, Rows]]) -> str:
+    """Name the first task with the source of it that has changed since a run was started; empty if none has.
+
+    Args:
+        folder: Of the run.
+        data: Task → split → rows.
+    """
     path = folder / "data.json"
-    if path.is_file():
-        before = read_json(path, CheckpointError)
-        for name, splits in found.items():
-            for split, about in splits.items():
-                if before.get(name, {}).get(split, about)["fingerprint"] != about["fingerprint"]:
-                    raise DataError(
-                        f"Task {name!r}: {about['source']} has changed since this run was started. Remove {folder} to "
-                        "start again, or give the experiment another name."
-                    )
-    write_json(path, found)
+    before = read_json(path, CheckpointError) if path.is_file() else {}
+    for name, splits in data.items():
+        for split, rows in splits.items():
+            if before.get(name, {}).get(split, {"fingerprint": rows.fingerprint})["fingerprint"] != rows.fingerprint:
+                return f"Task {name!r}: {rows.source}"
+    return ""
 
 
 def summarize(

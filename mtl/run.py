@@ -20,19 +20,20 @@ from mtl.data.rows import Rows
 from mtl.data.sources import load_file, load_splits
 from mtl.data.tokenizer import Tokenizer
 from mtl.errors import CheckpointError, ConfigError, EncoderError, MTLError, UnknownNameError
-from mtl.files import locked, read_json, to_json, write_json
+from mtl.files import locked, read_json, remove_parts, to_json, write_json
 from mtl.kind import TaskKind
 from mtl.model.adapters import ADAPTERS_FILE
-from mtl.model.bundle import Bundle, Practice
+from mtl.model.bundle import Bundle
 from mtl.model.device import find_device, multiplying
 from mtl.model.encoder import Encoder, load_encoder
 from mtl.model.heap import keeping_freed
 from mtl.model.inference import TaskData, calibrate, evaluate, keep
 from mtl.model.multitask import MultiTaskModel
 from mtl.model.origin import Origin, hash_of
+from mtl.model.practice import Practice
 from mtl.model.precision import check_precision
 from mtl.plugins import Plugins
-from mtl.record import Stopwatch, check_fingerprints, describe, summarize
+from mtl.record import Stopwatch, changed_data, check_fingerprints, describe, summarize
 from mtl.report.write import write_report
 from mtl.results import read_results
 from mtl.seeds import seed_of
@@ -136,7 +137,9 @@ class Run:
         with locked(self.folder):
             finished = self.folder / "results.json"
             if finished.is_file():
+                self._warn_of_changes()
                 return read_results(finished, CheckpointError)
+            remove_parts(self.folder)
             try:
                 with multiplying(find_device(self.config.device), tf32=self.config.tf32), keeping_freed():
                     return self._execute()
@@ -196,6 +199,17 @@ class Run:
         write_json(self.folder / "results.json", results)  # last: it says that the run is finished
         self.plugins.call("mtl_run_end", run=self, results=results)
         return results
+
+    def _warn_of_changes(self) -> None:
+        """Warn where the results of a finished run are of other rows than there are now."""
+        try:
+            tasks = [task for part in self._tasks() for task in part]
+            data = {task.name: load_splits(task, dict(self._kind(task).roles), self.config.base) for task in tasks}
+        except MTLError as error:
+            _LOG.warning("%s is finished; whether its data are as they were cannot be said: %s", self.folder, error)
+            return
+        if changed := changed_data(self.folder, data):  # type: ignore[arg-type]
+            _LOG.warning("%s has changed since this run was finished. Remove %s to run again", changed, self.folder)
 
     def _tasks(self) -> tuple[list[Task], list[Task], list[Task]]:
         """Return the source tasks, the target tasks and those of meta-validation."""

@@ -110,6 +110,7 @@ VALUES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "strategy without name": ({"strategy": {"weighting": "dwa"}}, ("strategy.name", "missing")),
     "both budgets": ({"budget": {"epochs": 1, "examples_per_task": 2}}, ("budget", "either epochs or examples_per_task")),
     "no budget": ({"budget": {}}, ("budget", "either epochs or examples_per_task")),
+    "more than can be dealt out": ({"budget": {"epochs": 1e300}}, ("budget.epochs", "examples in all", "budget.seconds")),
     "no passes": ({"budget": {"epochs": 1, "passes": 0}}, ("budget.passes", "at least 1")),
     "a limit alone": ({"budget": {"seconds": 5}}, ("budget", "either epochs or examples_per_task")),
     "device that is not there": ({"device": "cuda:7"}, ("device", "'cuda:7'", "cpu")),
@@ -523,7 +524,7 @@ TRAIN: dict[str, tuple[str, list[dict[str, Any]], list[dict[str, Any]], dict[str
         [{"text": "a", "label": ["a"]}, {"text": "b", "label": ["b"]}],
         [],
         {},
-        ("row 1", "['a']", "not a label"),
+        ("row 1", "['a']", "no label"),
     ),
     "one label": ("classification", [{"text": "a", "label": "x"}] * 2, [], {}, ("'it'", "train.jsonl", "'x'", "tell apart")),
     "label unseen in train": (

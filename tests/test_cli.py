@@ -224,6 +224,14 @@ def test_predict_reads_a_pipe_given_as_a_file(call, finished):
     assert len(ended.out.splitlines()) == 1
 
 
+def test_predict_says_how_many_texts_were_not_read_whole(call, finished, caplog):
+    long = " ".join(["cat"] * 200)
+    ended = call("predict", finished, stdin=f"the cat\n{long}\n")
+    assert len(ended.out.splitlines()) == 2
+    [record] = caplog.records
+    assert record.getMessage() == "standard input, row 1 to 2: 1 texts are longer than 32 tokens and are read so far"
+
+
 def test_predict_of_nothing_is_nothing(call, finished):
     assert call("predict", finished, stdin="") == (0, "", "")
 

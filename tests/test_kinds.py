@@ -189,7 +189,7 @@ def test_a_missing_label_is_named_with_file_and_row(missing):
 
 
 def test_half_a_number_is_not_a_label():
-    with pytest.raises(DataError, match=r"row 1: label is 0\.5, which is not a label"):
+    with pytest.raises(DataError, match=r"row 1: label is 0\.5, which is no label"):
         kind_of(Classification).fit(rows_of({"text": ["the"], "label": [0.5]}))
 
 

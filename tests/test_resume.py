@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, entity_rows, rating_rows, sentiment_rows, splits
+from typer.testing import CliRunner
 
 import mtl
 import mtl.run
+from mtl.cli import app
 
 #: A process with its imports behind it. For every line it forks one that runs the command line, and says how
 #: that ended; importing torch again for every start would be most of the time of these tests.
@@ -320,6 +322,27 @@ def _interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt("stopped here")
 
 
+def test_a_log_that_has_lost_its_end_and_parts_of_files_cost_nothing(experiment_values, counter, caplog):
+    counter.stop_at = 4
+    values = {**experiment_values, "tasks": experiment_values["tasks"][:1], "checkpoint": {"every_seconds": 0}}
+    experiment = mtl.Experiment.of(**values, plugins=[f"{__name__}:COUNTER"])
+    with pytest.raises(KeyboardInterrupt, match="^$"):
+        experiment.run()
+    [log] = Path(experiment_values["output"]).glob("*/*/models/*/log.jsonl")
+    whole = log.read_bytes()
+    log.write_bytes(whole[: len(whole) // 2])  # as a machine that dies may leave it
+    part = log.with_name(".best.safetensors.abc.part")
+    part.write_text("of a process that was killed")
+    counter.stop_at = 0
+    finished = experiment.run()
+    assert not part.exists()
+    for line in log.read_text().splitlines():
+        json.loads(line)
+    log.write_bytes(log.read_bytes()[:-9])
+    assert CliRunner().invoke(app, ["report", str(finished.folder)], catch_exceptions=False).exit_code == 0
+    assert "is torn; curves are drawn without it" in caplog.text
+
+
 def test_data_that_changed_between_two_starts_are_refused(experiment_values, counter, tmp_path):
     counter.stop_at = 2
     path = tmp_path / "rows.jsonl"
@@ -332,6 +355,24 @@ def test_data_that_changed_between_two_starts_are_refused(experiment_values, cou
     counter.stop_at = 0
     with pytest.raises(mtl.MTLError, match=r"Task 'mood': .*rows\.jsonl has changed since this run was started"):
         experiment.run()
+
+
+def test_results_of_other_rows_than_there_are_now_are_shown_with_a_warning(experiment_values, tmp_path, caplog):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in sentiment_rows(80)))
+    values = {**experiment_values, "tasks": [{"name": "mood", "kind": "classification", "data": str(path)}]}
+    first = mtl.Experiment.of(**values).run()
+    assert mtl.Experiment.of(**values).run().runs == first.runs
+    assert not caplog.records
+    path.write_text("".join(json.dumps(row) + "\n" for row in sentiment_rows(82)))
+    assert mtl.Experiment.of(**values).run().runs == first.runs
+    [record] = caplog.records
+    assert "rows.jsonl has changed since this run was finished. Remove" in record.getMessage()
+    caplog.clear()
+    path.unlink()
+    assert mtl.Experiment.of(**values).run().runs == first.runs
+    [record] = caplog.records
+    assert "whether its data are as they were cannot be said" in record.getMessage()
 
 
 def test_two_processes_cannot_run_in_one_folder(experiment_values):

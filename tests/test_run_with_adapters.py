@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 
 import mtl
 from mtl.cli import app
+from mtl.config import Choice
 from mtl.errors import ConfigError
 from mtl.model.bundle import load_bundle
+from mtl.model.export import export
 from mtl.plugins import load_plugins
 from mtl.transfer.adapt import adapt
 
@@ -90,6 +92,28 @@ def test_inner_loops_and_adaptations_move_adapters_alone(strategy, adapter, expe
     )
     (bundle,) = folder.glob("models/*")
     assert [path.name for path in (bundle / "encoder").iterdir()] == ["adapters.safetensors"]
+
+
+def test_what_was_practised_with_adapters_is_not_asked_of_an_encoder_without(experiment_values, plugin, tmp_path):
+    folder = run(
+        experiment_values,
+        plugin,
+        encoder={"adapter": {"name": "lora"}},
+        tasks=experiment_values["tasks"][:1],
+        strategy={"name": "fomaml", "adapt": "adapter", "steps": 1},
+        episodes={"ways": 2, "shots": 2, "queries": 2},
+    )
+    plugins = load_plugins([plugin])
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": f"the {word}", "label": word}) + "\n" for word in ("cat", "dog") * 3))
+    task = mtl.Task(name="new", kind="classification", data=[])
+    adapted = adapt(load_bundle(folder, plugins=plugins), task, rows, Choice(name="ridge"), plugins)
+    adapted.save(tmp_path / "adapted")
+    export(load_bundle(tmp_path / "adapted", plugins=plugins), tmp_path / "alone")
+    alone = load_bundle(tmp_path / "alone", plugins=plugins)
+    assert alone.practice is None
+    again = adapt(alone, mtl.Task(name="more", kind="classification", data=[]), rows, None, plugins)
+    assert set(again.tasks) == {"new", "more"}
 
 
 def test_an_encoder_folder_with_adapters_beside_it_is_refused(experiment_values, plugin, finished, tmp_path):

@@ -48,6 +48,8 @@ class Method:
         group: The model, where a run has several; else empty.
         adaptation: How targets were learned; empty for tasks that were trained.
         figures: Of each question.
+        transductive: Whether the queries of an episode were answered together.
+        told: What a reader must know of the adaptation.
         planned: Draws of chance that there are to be.
         planned_for: The same for questions that only some of them are asked.
     """
@@ -57,6 +59,8 @@ class Method:
     strategy: str
     group: str = ""
     adaptation: str = ""
+    transductive: bool = False
+    told: tuple[str, ...] = ()
     figures: dict[Question, Figures] = field(default_factory=dict)
     planned: int = 0
     planned_for: dict[Question, int] = field(default_factory=dict)
@@ -93,7 +97,9 @@ def of_targets(columns: Sequence[Column]) -> list[Method]:
                     for adaptation, by_shots in by_adaptation.items():
                         label = f"{column.label}: {model}" if model else column.label
                         label = f"{label}, {adaptation}" if several else label
-                        start = Method(label, column.label, run["strategy"], model, adaptation, {}, planned)
+                        together = adaptation in about.get("transductive", ())
+                        told = tuple(told_of(about, adaptation))
+                        start = Method(label, column.label, run["strategy"], model, adaptation, together, told, planned=planned)
                         method = found.setdefault(label, start)
                         for shots, figures in by_shots.items():
                             up = about.get("higher_is_better", {}).get(target, True)
@@ -102,6 +108,23 @@ def of_targets(columns: Sequence[Column]) -> list[Method]:
                             method.figures.setdefault(question, {})[draw] = [number(value) for value in figures]
                             method.planned_for[question] = column.planned_for(target)
     return [_without_undefined(method) for method in found.values()]
+
+
+def told_of(about: Mapping[str, Any], adaptation: str) -> list[str]:
+    """Return what a reader must know of an adaptation: options that its label does not tell, and whether it is transductive.
+
+    Args:
+        about: A run's transfer, as it has written it.
+        adaptation: Its label.
+    """
+    options = {key: value for key, value in about.get("chosen", {}).get(adaptation, {}).items() if key != "name"}
+    hidden = [f"{key} {value}" for key, value in options.items() if f"{key}={value}" not in adaptation]
+    notes = [f"{adaptation}: {', '.join(hidden)}."] if hidden else []
+    if adaptation in about.get("transductive", ()):
+        notes.append(
+            f"{adaptation} is transductive: the queries of an episode are answered together. Compare it with such methods alone."
+        )
+    return notes
 
 
 def questions_of(methods: Sequence[Method]) -> list[Question]:

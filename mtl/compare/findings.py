@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -52,6 +52,7 @@ class Findings:
         scores: Mean and interval of each question by each method.
         differences: Gain of each method over the baseline, corrected over questions.
         overall: Each method over all questions.
+        same: The same over the baseline's encoder with the method's own adaptation, where that is not the baseline's.
         ranks: Mean ranks over questions of the methods that answered all; ``None`` for fewer than two.
     """
 
@@ -62,6 +63,7 @@ class Findings:
     scores: dict[Place, Estimate] = field(default_factory=dict)
     differences: dict[Place, Difference] = field(default_factory=dict)
     overall: dict[str, Overall] = field(default_factory=dict)
+    same: dict[str, Overall] = field(default_factory=dict)
     ranks: Ranks | None = None
 
     @property
@@ -95,12 +97,13 @@ def find(title: str, methods: Sequence[Method], baseline: str | None) -> Finding
     findings.scores.update(zip(places, estimate_all(all_nested), strict=True))
     ranks = _ranks(questions, methods, findings.scores)
     if base is None:
-        return Findings(title, questions, list(methods), None, findings.scores, ranks=ranks)
+        return replace(findings, ranks=ranks)
     others = [method for method in methods if method is not base]
     for method in others:
         findings.differences.update(_differences(method, base))
-    findings.overall.update(_overall(others, base))
-    return Findings(title, questions, list(methods), base.label, findings.scores, findings.differences, findings.overall, ranks)
+    findings.overall.update(_overall([(method, base) for method in others]))
+    findings.same.update(_overall(_of_same_adaptation(methods, base)))
+    return replace(findings, ranks=ranks)
 
 
 def check_baseline(label: str | None, methods: Sequence[Method]) -> None:
@@ -134,9 +137,17 @@ def _differences(method: Method, base: Method) -> dict[Place, Difference]:
     return {(question, method.label): each for question, each in zip(pairs, differences, strict=True)}
 
 
-def _overall(methods: Sequence[Method], base: Method) -> dict[str, Overall]:
+def _of_same_adaptation(methods: Sequence[Method], base: Method) -> list[tuple[Method, Method]]:
+    """Return the methods with another adaptation than the baseline, each with the baseline's encoder by that adaptation."""
+    encoder = {each.adaptation: each for each in methods if (each.column, each.group) == (base.column, base.group)}
+    found = [(method, encoder[method.adaptation]) for method in methods if method.adaptation in encoder]
+    return [(method, other) for method, other in found if other is not method and other is not base]
+
+
+def _overall(pairs: Sequence[tuple[Method, Method]]) -> dict[str, Overall]:
+    """Compare each method with its baseline over all questions that both were asked; levels corrected over the pairs."""
     gains: dict[str, Figures] = {}
-    for method in methods:
+    for method, base in pairs:
         questions = [question for question in method.figures if question in base.figures]
         draws = set.intersection(*({*method.figures[q]} & {*base.figures[q]} for q in questions)) if questions else set()
         found = {draw: [_delta_m(method, base, questions, draw)] for draw in draws}

@@ -114,7 +114,12 @@ def _check_columns(table: Table, task: Task, roles: dict[str, bool]) -> None:
     for role, required in roles.items():
         column = task.columns.get(role, role)
         if required or role in task.columns:
-            _must_have(table, column, f"Task {task.name!r}, role {role!r}", "Say which column it is under 'columns'.")
+            _must_have(
+                table,
+                column,
+                f"Task {task.name!r}, role {role!r}",
+                f"Say which it is: columns: {{{role}: NAME}}, or --column {role}=NAME.",
+            )
         if type(table.dataset.features.get(column)).__name__ == "Json":  # so `datasets` reads what is not of one type
             values = zip(table.numbers, table.dataset[column], strict=True)
             if fault := mixed_types(((number, {column: value}) for number, value in values), "row"):

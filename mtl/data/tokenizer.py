@@ -203,6 +203,33 @@ class Tokenizer:
         )
 
 
+class Remembering:
+    """A tokenizer that remembers the last requests, for kinds that ask for the same.
+
+    Args:
+        tokenizer: Makes the tokens.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._seen: list[tuple[Sequence[Request], int | None, Tokenized]] = []
+        self._words = False
+
+    def with_words(self, words: bool) -> Any:
+        """Return itself, from now on with the places of words if one kind needs them."""
+        self._words = words
+        return self
+
+    def __call__(self, requests: Sequence[Request], *, words: bool = False, stride: int | None = None) -> Tokenized:
+        """Tokenise requests, or take them from those that were seen."""
+        for seen, shared, tokenized in self._seen:
+            if seen == requests and shared == stride:
+                return tokenized
+        tokenized = self._tokenizer.uncached(requests, words or self._words, stride)
+        self._seen.append((requests, stride, tokenized))
+        return tokenized
+
+
 def _pack(tokenized: Tokenized) -> dict[str, Array]:
     arrays: dict[str, Array] = {"truncated": np.array([tokenized.truncated])}
     if tokenized.origin is not None:

@@ -20,6 +20,7 @@ from mtl.meta.closed_form import Linear
 from mtl.meta.inner import RATE, Descent, Loss, Order, Parameters, Trace, unroll
 from mtl.meta.reader import Reader, Trunk
 from mtl.meta.scope import Adapted, scope_of
+from mtl.training.budget import Positive
 from mtl.training.strategy import Draw, StepReport
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ _LOG = logging.getLogger(__name__)
 #: Gives the outputs of a batch's rows, ``[rows, ..., outputs of the episode]``.
 Answerer = Callable[[Batch], Tensor]
 Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 WEIGHT, BIAS, STATES, _START = "head.weight", "head.bias", "states", "start:"
 #: An inner loss that has grown by this factor has left the region where gradient descent means anything.

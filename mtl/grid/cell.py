@@ -49,7 +49,7 @@ class Cell:
     def failure(self) -> str | None:
         """What it failed with, if it did."""
         path = self.folder / _FAILURE
-        return None if self.finished or not path.is_file() else str(read_json(path, MTLError)["error"])
+        return None if self.finished or not path.is_file() else str(_kept(path).get("error", f"what is in {path} is torn"))
 
     def state(self, attempt: str) -> State:
         """Return how far it is; it is running if it was begun in ``attempt``."""
@@ -61,8 +61,7 @@ class Cell:
 
     def begun(self, attempt: str) -> dict[str, Any] | None:
         """Return when and where it was begun in ``attempt``, if it was."""
-        path = self.folder / _ATTEMPT
-        about: dict[str, Any] = read_json(path, MTLError) if path.is_file() else {}
+        about = _kept(self.folder / _ATTEMPT)
         return about if about.get("attempt") == attempt else None
 
     def fail(self, error: str, trace: str = "") -> None:
@@ -82,6 +81,15 @@ class Cell:
             "plugins": list(plugins),
             "attempt": attempt,
         }
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """Read what is kept of a cell's way; a file that is not there or torn says nothing, and is written anew."""
+    try:
+        read = read_json(path, MTLError)
+    except MTLError:
+        return {}
+    return read if isinstance(read, dict) else {}
 
 
 def run_cell(values: Mapping[str, Any], folder: str, plugins: Sequence[str], attempt: str) -> None:

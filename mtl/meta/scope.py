@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -57,7 +58,7 @@ def scope_of(encoder: Encoder, adapted: Adapted, *, embeddings: bool = False, la
     if adapted == "adapter":
         if not (own := encoder.adapter_names()):
             raise ConfigError("adapt: adapter needs adapters in the encoder: set encoder.adapter to a method, for example lora.")
-        return Scope(own, 0)
+        return Scope(own, _lowest(layers, [named[name] for name in own]))
     if adapted == "norms-and-biases":
         names = {name for name, p in named.items() if id(p) in inside and (id(p) in norms or name.endswith("bias"))}
     else:
@@ -67,6 +68,12 @@ def scope_of(encoder: Encoder, adapted: Adapted, *, embeddings: bool = False, la
         names |= {name for name in outside if layer_norms or id(named[name]) not in norms}
         return Scope(frozenset(names), -1)
     return Scope(frozenset(names), depth)
+
+
+def _lowest(layers: Iterable[nn.Module], parameters: Iterable[nn.Parameter]) -> int:
+    """Return the first layer that one of the parameters is of; −1 if one is of none, as in the embeddings."""
+    layer_of = {id(parameter): number for number, layer in enumerate(layers) for parameter in layer.parameters()}
+    return min(layer_of.get(id(parameter), -1) for parameter in parameters)
 
 
 def _is_norm(module: nn.Module) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import mtl
-from mtl.config import Choice, EncoderConfig, EpisodesConfig
+from mtl.config import EncoderConfig
 from mtl.data.batches import collate
 from mtl.data.features import Features, featurize
 from mtl.data.rows import Rows
+from mtl.data.tokenizer import Remembering
 from mtl.errors import BundleError, DataError, MTLError, UnknownNameError, did_you_mean
 from mtl.files import read_json, write_atomic, write_json
-from mtl.kind import Request, TaskKind
+from mtl.kind import TaskKind
 from mtl.model.adapters import ADAPTERS_FILE
 from mtl.model.inference import _MAX_TOKENS, device_of, embed
 from mtl.model.multitask import MultiTaskModel, head_key
 from mtl.model.origin import load_base, save_encoder
-from mtl.model.state import load_state, save_state
+from mtl.model.practice import Practice, load_practice, save_practice
 from mtl.model.trained import Trained, load_trained, save_trained
 from mtl.plugins import Plugins, load_plugins
 from mtl.task import Task
@@ -35,23 +37,6 @@ _LOG = logging.getLogger(__name__)
 FORMAT = 3
 _CHUNK_ROWS = 1024
 _MAX_WORDS = 10_000
-
-
-@dataclass(frozen=True)
-class Practice:
-    """What an episodic training has practised, so that a target can be learned in the same way.
-
-    Attributes:
-        strategy: The strategy and its options.
-        episodes: What its episodes were.
-        state: What it has learned beside the encoder.
-        chosen: Options of adaptations that were chosen by meta-validation.
-    """
-
-    strategy: Choice
-    episodes: EpisodesConfig
-    state: Mapping[str, Any]
-    chosen: Mapping[str, Choice]
 
 
 class Bundle:
@@ -99,7 +84,7 @@ class Bundle:
         return {name: kind.task for name, kind in self.model.kinds.items()}
 
     def save(self, folder: Path, *, whole: bool = False) -> None:
-        """Write the bundle; ``bundle.json`` comes last, so that half a bundle is never taken for one.
+        """Write the bundle; ``bundle.json`` comes last, and one that was there goes first: half a bundle is never taken for one.
 
         Adapters in a registered encoder that was not changed are written without it: its name and sha256 stand for it.
 
@@ -112,13 +97,12 @@ class Bundle:
         """
         if self.missing:
             raise BundleError(f"The bundle cannot be written without its head of task {'; '.join(self.missing.values())}")
+        _clear(folder)
         origin = save_encoder(self.model.encoder, folder / "encoder", whole=whole)
         # Clones, because safetensors refuses weights that a head uses twice.
         heads = {name: value.detach().cpu().contiguous().clone() for name, value in self.model.heads.state_dict().items()}
         write_atomic(folder / "heads.safetensors", lambda path: save_file(heads, path))
-        practice = self.practice
-        if practice is not None:
-            save_state(folder / "practice.safetensors", practice.state)
+        practice = None if self.practice is None else save_practice(folder, self.practice)
         trained = None if self.trained is None else save_trained(folder, self.trained)
         write_json(
             folder / "bundle.json",
@@ -136,13 +120,7 @@ class Bundle:
                     }
                     for name, kind in self.model.kinds.items()
                 ],
-                "practice": None
-                if practice is None
-                else {
-                    "strategy": practice.strategy.model_dump(mode="json"),
-                    "episodes": practice.episodes.model_dump(mode="json"),
-                    "chosen": {label: choice.model_dump(mode="json") for label, choice in practice.chosen.items()},
-                },
+                "practice": practice,
                 "trained": trained,
             },
         )
@@ -239,6 +217,9 @@ class Bundle:
     ) -> list[dict[str, Any]]:
         kinds = self._kinds_for(rows, place, tasks)
         features = self._featurize(kinds, rows, place)
+        if cut := max(split.tokenized.truncated for split in features.values()):
+            longest, where = self.model.encoder.tokenizer.max_length, f"{place.where(0)} to {place.numbers[-1]}"
+            _LOG.warning("%s: %d texts are longer than %d tokens and are read so far", where, cut, longest)
         lengths = torch.stack([torch.from_numpy(split.lengths) for split in features.values()]).amax(0)
         order = torch.argsort(lengths, descending=True, stable=True).tolist()
         answers: list[dict[str, Any]] = [{} for _ in rows]
@@ -270,8 +251,10 @@ class Bundle:
                 read = [role for role in kind.roles if role not in kind.target_roles]
                 hints = [hint for key in row if key not in read and (hint := did_you_mean(key, read))]
                 found = ", ".join(map(repr, row)) or "no column"
+                needed = [role for role in read if kind.roles[role] and role not in row]
+                lacks = f" without {', '.join(map(repr, needed))}" if needed else ""
                 advice = " ".join([*hints[:1], f"The task reads {', '.join(map(repr, read))}."])
-                raise place.error(index, f"it has {found}, which task {unable[0]!r} cannot read. {advice}")
+                raise place.error(index, f"it has {found}, which task {unable[0]!r} cannot read{lacks}. {advice}")
             for name in unable:
                 del able[name]
         return {name: able[name] for name in tasks or able}
@@ -280,7 +263,7 @@ class Bundle:
         """Tokenise rows for every kind; kinds that ask for the same sequences share them."""
         keys = {key for row in rows for key in row}
         columns = {key: [row.get(key) for row in rows] for key in keys}
-        tokenizer = _Shared(self.model.encoder.tokenizer)
+        tokenizer = Remembering(self.model.encoder.tokenizer)
         words = any(kind.needs_words for kind in kinds.values())
         features = {}
         for name, kind in kinds.items():
@@ -289,25 +272,13 @@ class Bundle:
         return features
 
 
-class _Shared:
-    """A tokenizer that remembers the last requests, for kinds that ask for the same."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._seen: list[tuple[Sequence[Request], int | None, Any]] = []
-        self._words = False
-
-    def with_words(self, words: bool) -> Any:
-        self._words = words
-        return self
-
-    def __call__(self, requests: Sequence[Request], *, words: bool = False, stride: int | None = None) -> Any:
-        for seen, shared, tokenized in self._seen:
-            if seen == requests and shared == stride:
-                return tokenized
-        tokenized = self._tokenizer.uncached(requests, words or self._words, stride)
-        self._seen.append((requests, stride, tokenized))
-        return tokenized
+def _clear(folder: Path) -> None:
+    """Remove a bundle that is to be written over, beginning with the file that says that it is one."""
+    if (folder / "bundle.json").is_file():
+        (folder / "bundle.json").unlink()
+        shutil.rmtree(folder / "encoder", ignore_errors=True)
+        for name in ("heads", "practice", "trained"):
+            (folder / f"{name}.safetensors").unlink(missing_ok=True)
 
 
 def load_bundle(path: str | Path, *, plugins: Plugins | None = None, device: str = "cpu") -> Bundle:
@@ -322,7 +293,7 @@ def load_bundle(path: str | Path, *, plugins: Plugins | None = None, device: str
         BundleError: If the folder is not a bundle or does not fit together.
         UnknownNameError: If no head is left, as the plugins of their kinds are not there.
     """
-    folder = _find_bundle(Path(path))
+    folder = find_bundle(Path(path))
     about = read_json(folder / "bundle.json", BundleError)
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         found = about.get("format") if isinstance(about, dict) else about
@@ -342,9 +313,7 @@ def load_bundle(path: str | Path, *, plugins: Plugins | None = None, device: str
                 missing[task.name] = f"{task.name!r} is of kind {task.kind!r}, which no plugin brings. {hint}"
                 continue
             units[task.name] = entry["unit"]
-            kind = plugins.kinds.get(task.kind)(task, plugins.metrics_of(task.kind))
-            kind.load_state(entry["state"])
-            kinds[task.name] = kind
+            kinds[task.name] = _read_kind(entry, plugins)
         config = EncoderConfig.model_validate(about["encoder"])
         model = MultiTaskModel(load_base(config, about["base"], folder, plugins), kinds, lambda name: 0)
         if model.encoder.adapters is not None:
@@ -354,12 +323,12 @@ def load_bundle(path: str | Path, *, plugins: Plugins | None = None, device: str
         model.heads.load_state_dict({name: value for name, value in heads.items() if not name.startswith(left_out)})
         for name in (name for name, unit in units.items() if unit):
             model.head(name).unit = True  # type: ignore[assignment]
-        practice = _read_practice(about["practice"], folder)
+        practice = load_practice(folder, about["practice"])
         trained = load_trained(folder, about.get("trained"))  # which earlier versions did not write
         brought = dict(about["plugins"])
     except MTLError:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
+    except (LookupError, AttributeError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         detail = lines[1] if len(lines) > 1 else f"there is no {lines[0]}" if isinstance(error, KeyError) else lines[0]
         raise BundleError(f"{folder}: the bundle is incomplete or its parts do not fit: {detail}") from error
@@ -369,12 +338,17 @@ def load_bundle(path: str | Path, *, plugins: Plugins | None = None, device: str
     return Bundle(model.to(device), config, brought, practice, missing, trained)
 
 
-def _read_practice(about: Mapping[str, Any] | None, folder: Path) -> Practice | None:
-    if about is None:
-        return None
-    chosen = {label: Choice.model_validate(choice) for label, choice in about["chosen"].items()}
-    episodes = EpisodesConfig.model_validate(about["episodes"])
-    return Practice(Choice.model_validate(about["strategy"]), episodes, load_state(folder / "practice.safetensors"), chosen)
+def read_kinds(folder: Path, plugins: Plugins) -> dict[str, TaskKind]:
+    """Read the kinds of a bundle's tasks, and nothing else of it."""
+    entries = read_json(folder / "bundle.json", BundleError)["tasks"]
+    return {entry["task"]["name"]: _read_kind(entry, plugins) for entry in entries}
+
+
+def _read_kind(entry: Mapping[str, Any], plugins: Plugins) -> TaskKind:
+    task = Task(data=[], **entry["task"])
+    kind: TaskKind = plugins.kinds.get(task.kind)(task, plugins.metrics_of(task.kind))
+    kind.load_state(entry["state"])
+    return kind
 
 
 def _read_heads(path: Path) -> dict[str, torch.Tensor]:
@@ -384,7 +358,12 @@ def _read_heads(path: Path) -> dict[str, torch.Tensor]:
         raise BundleError(f"{path} is missing or torn: {error}") from error
 
 
-def _find_bundle(path: Path) -> Path:
+def find_bundle(path: Path) -> Path:
+    """Return the folder of a bundle, or of a run's only bundle.
+
+    Raises:
+        BundleError: If there is none, or there are several.
+    """
     if not path.is_dir():
         raise BundleError(f"There is no folder {path}.")
     if (path / "bundle.json").is_file():

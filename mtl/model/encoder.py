@@ -209,7 +209,7 @@ class Encoder(nn.Module):
         Raises:
             EncoderError: If no layer is frozen, or the folder cannot be used.
         """
-        trained = [number for number, layer in enumerate(self.layers()) if any(p.requires_grad for p in layer.parameters())]
+        trained = [number for number, layer in enumerate(self.layers()) if _is_trained(layer)]
         self.frozen_depth = depth = trained[0] if trained else len(self.layers())
         above = {id(module) for layer in self.layers()[depth:] for module in layer.modules()}
         below = [(name, module) for name, module in self.backbone.named_modules() if id(module) not in above]
@@ -219,7 +219,7 @@ class Encoder(nn.Module):
             for name, parameter in module._parameters.items()
             if parameter is not None
         }
-        if not depth or any(parameter.requires_grad for _, _, parameter in named.values()):
+        if not depth or any(_is_trained(module, recurse=False) for _, module in below):
             raise EncoderError(
                 "encoder.cache keeps what leaves frozen layers; none is frozen. Set encoder.freeze to their number; "
                 "adapters have to be above them."
@@ -390,3 +390,9 @@ def load_encoder(
     encoder.freeze(config.freeze)
     _LOG.info("encoder %s: %s attention", config.name, encoder.attention)
     return encoder
+
+
+def _is_trained(module: nn.Module, *, recurse: bool = True) -> bool:
+    """Say whether a module is trained: a weight of it is, or there are to be adapters of each task in it."""
+    routed = (isinstance(part, Routed) for part in (module.modules() if recurse else [module]))
+    return any(routed) or any(parameter.requires_grad for parameter in module.parameters(recurse))

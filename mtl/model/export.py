@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mtl.errors import ConfigError, UnknownNameError
-from mtl.model.bundle import Bundle
+from mtl.model.bundle import Bundle, find_bundle
 from mtl.model.multitask import head_key
 
 
@@ -32,6 +32,22 @@ def export(bundle: Bundle, folder: Path, task: str | None = None, *, merge: bool
     return made
 
 
+def check_folder(folder: Path, bundle: Path) -> None:
+    """Refuse a folder in which a new bundle would be among other things, or in place of the one that it is made from.
+
+    Args:
+        folder: Where the new one is to be.
+        bundle: What it is made from.
+
+    Raises:
+        ConfigError: Naming the folder.
+    """
+    if folder.resolve() == find_bundle(bundle).resolve():
+        raise ConfigError(f"--output {folder}: that is the bundle to start from. Name another folder.")
+    if folder.exists() and not (folder / "bundle.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"--output {folder}: it is there, and no bundle that could be replaced. Name a new folder.")
+
+
 def merged(bundle: Bundle, task: str | None = None) -> Bundle:
     """Return a bundle with a plain encoder that gives what the one with adapters gave.
 
@@ -54,5 +70,7 @@ def merged(bundle: Bundle, task: str | None = None) -> Bundle:
         )
     encoder.merge_adapters(head_key(tasks[0]) if encoder.per_task else None)
     config = bundle.config.model_copy(update={"adapter": None})
-    practice = bundle.practice if tasks else None
+    # A head on features of length 1 was learned from a few rows. Where there are only such, training was in episodes.
+    in_episodes = all(getattr(model.head(name), "unit", False) for name in tasks)
+    practice = None if in_episodes and model.encoder.adapters is not None else bundle.practice
     return Bundle(model.on(encoder, tasks), config, bundle.plugins, practice, bundle.missing, bundle.trained)

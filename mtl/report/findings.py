@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 from mtl.compare.affinity import Matrix
-from mtl.compare.bootstrap import FEWEST_UNITS, Estimate
+from mtl.compare.bootstrap import Estimate
 from mtl.compare.budget import UNITS, Spent
 from mtl.compare.figures import Method, Question
-from mtl.compare.findings import Findings
-from mtl.report.tables import Table, figure, signed, undefined_note
+from mtl.compare.findings import Findings, Overall
+from mtl.report.tables import Table, few_runs, figure, signed, undefined_note
 
 #: Marks what is out of the common budget, wherever it stands.
 BROKEN = " ‡"
@@ -25,7 +25,9 @@ def verdict(findings: Findings) -> str:
         return what + "there is no baseline among the cells, so nothing is compared."
     if not findings.overall:
         return what + f"nothing could be compared with {findings.baseline}."
-    label, best = max(findings.overall.items(), key=lambda each: each[1].delta_m.mean)
+    together = {method.label for method in findings.methods if method.transductive}
+    alone = {label: each for label, each in findings.overall.items() if label not in together} or findings.overall
+    label, best = max(alone.items(), key=lambda each: each[1].delta_m.mean)
     gain = best.delta_m
     differences = [each for (_, method), each in findings.differences.items() if method == label]
     counts = {name: sum(each.verdict == name for each in differences) for name in _VERDICTS}
@@ -36,20 +38,26 @@ def verdict(findings: Findings) -> str:
         f"{counts['worse']}, and not told apart on {counts['unclear']}. "
     )
     if math.isnan(best.p_holm):
-        return text + "With one seed nothing can be said of how sure that is."
+        return text + _together(findings, alone) + "With one seed nothing can be said of how sure that is."
     sure = {"better": "The gain holds at 5 %", "worse": "The loss holds at 5 %", "unclear": "That may be chance"}
     count = len(findings.overall)
     corrected = f", corrected for {count} comparisons" if count > 1 else ""
-    return " ".join([text + f"{sure[best.verdict]} (p {level(best.p_holm)}{corrected}).", *_few_seeds(findings)])
+    return " ".join(
+        [
+            text + f"{sure[best.verdict]} (p {level(best.p_holm)}{corrected}). {_together(findings, alone)}".strip(),
+            *few_runs(findings.seeds),
+        ]
+    )
 
 
-def _few_seeds(findings: Findings) -> list[str]:
-    if findings.seeds >= FEWEST_UNITS:
-        return []
-    return [
-        f"UNRELIABLE: {findings.seeds} seed{'' if findings.seeds == 1 else 's'}. Intervals say little of what another "
-        f"training would give; run at least {FEWEST_UNITS}."
-    ]
+def _together(findings: Findings, alone: Mapping[str, Overall]) -> str:
+    """Say what the best of the transductive methods gains, which are a track of their own."""
+    others = {label: each for label, each in findings.overall.items() if label not in alone}
+    if not others:
+        return ""
+    label, best = max(others.items(), key=lambda each: each[1].delta_m.mean)
+    gain = f"{percent(best.delta_m.mean)}{_interval_of_percent(best.delta_m)}"
+    return f"Of those that answer the queries of an episode together, a track of its own, {label} has the highest: {gain}. "
 
 
 def score_table(findings: Findings, flagged: Mapping[str, bool]) -> Table:
@@ -125,6 +133,27 @@ def overall_table(findings: Findings, flagged: Mapping[str, bool]) -> Table | No
     return Table(f"{findings.title}: over all", heads, rows, notes + _notes(findings, flagged))
 
 
+def same_table(findings: Findings, flagged: Mapping[str, bool]) -> Table | None:
+    """Show what training has gained where a target is learned in the same way: each method over the untouched encoder with it."""
+    if not findings.same:
+        return None
+    methods = {method.label: method for method in findings.methods}
+    rows = [
+        [
+            _marked(methods[label], flagged),
+            percent(each.delta_m.mean),
+            _interval_of_percent(each.delta_m).strip(),
+            level(each.p_holm),
+            _VERDICTS[each.verdict],
+        ]
+        for label, each in findings.same.items()
+    ]
+    base = next(method.column for method in findings.methods if method.label == findings.baseline)
+    notes = [f"Δm over {base} with the method's own adaptation: what training has gained, however a target is learned then."]
+    heads = ["method", f"Δm over {base}", "95 % interval", "p (Holm)", "verdict"]
+    return Table(f"{findings.title}: by the same adaptation", heads, rows, notes + _notes(findings, flagged))
+
+
 def negative_table(findings: Findings) -> Table | None:
     """Name negative transfer: which question, by which method, how much, how sure."""
     rows = [
@@ -193,7 +222,7 @@ def _sure(verdict: str) -> str:
 
 
 def _notes(findings: Findings, flagged: Mapping[str, bool]) -> list[str]:
-    notes = _few_seeds(findings)
+    notes = [*dict.fromkeys(told for method in findings.methods for told in method.told), *few_runs(findings.seeds)]
     if any(flagged.get(method.column) for method in findings.methods):
         notes.append(BROKEN_NOTE)
     return notes

@@ -21,6 +21,7 @@ from mtl.report.findings import (
     matrix_table,
     negative_table,
     overall_table,
+    same_table,
     score_table,
     spent_table,
     verdict,
@@ -80,6 +81,7 @@ class Grid:
         found: list[Table | None] = []
         for each in self.findings:
             found += [score_table(each, self.flagged), deviation_table(each), overall_table(each, self.flagged)]
+            found += [same_table(each, self.flagged)]
             found += [difference_table(each, self.flagged), negative_table(each)]
         found += [matrix_table(matrix) for matrix in self.matrices]
         found += [spent_table(self.spent, *self.matched), self.missing_table()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from mtl.files import write_atomic
 from mtl.metrics import mean_of
 from mtl.report.tables import questions_of, transfer_rows
 
+_LOG = logging.getLogger(__name__)
 _SIZE = (7.0, 4.0)
 _DPI = 130
 #: Okabe & Ito's palette, told apart by colour-blind readers as well.
@@ -23,8 +25,14 @@ _LEGEND_COLUMNS = 3
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a training's log."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    """Read the lines of a training's log; one that is torn is left out with a warning."""
+    found = []
+    for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else (), 1):
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            _LOG.warning("%s, line %d is torn; curves are drawn without it", path, number)
+    return found
 
 
 def plot_curves(log: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
 
-from mtl.compare.bootstrap import Estimate, differences, estimate
+from mtl.compare.bootstrap import FEWEST_UNITS, Estimate, differences, estimate
 from mtl.compare.columns import Column
+from mtl.compare.figures import told_of
 from mtl.metrics import mean_of, number
 
 _BASELINE = "single"
@@ -124,7 +125,7 @@ def transfer_rows(columns: Sequence[Column]) -> dict[str, list[Mapping[str, Any]
         for run in column.runs:
             for group, found in run["targets"].items():
                 encoder = column.label if len(run["targets"]) == 1 else f"{column.label}: {group}"
-                for label in dict.fromkeys(label for by_label in found["figures"].values() for label in by_label):
+                for label in _labels(found):
                     figures = {target: by_label[label] for target, by_label in found["figures"].items()}
                     rows.setdefault(f"{encoder}, {label}" if several else encoder, []).append(figures)
     return rows
@@ -134,6 +135,11 @@ def questions_of(rows_of: Mapping[str, list[Mapping[str, Any]]]) -> list[tuple[s
     """Return every target with every number of shots that an encoder was asked, in order."""
     found = ((target, shots) for runs in rows_of.values() for run in runs for target in run for shots in run[target])
     return list(dict.fromkeys(found))
+
+
+def _labels(transfer: Mapping[str, Any]) -> list[str]:
+    """Return the adaptations of a run's transfer."""
+    return list(dict.fromkeys(label for by_label in transfer["figures"].values() for label in by_label))
 
 
 def _transfers(columns: Sequence[Column]) -> list[Mapping[str, Any]]:
@@ -157,7 +163,9 @@ def transfer_tables(columns: Sequence[Column]) -> list[Table]:
     ]
     by_shots = [by for runs in rows_of.values() for run in runs for by in run.values()]
     notes += undefined_note(value for by in by_shots for values in by.values() for value in values)
-    notes += ["Δ mean: minus the untouched pretrained encoder ('none'), paired by episode."] if untouched else []
+    notes += [f"Δ mean: minus {untouched}, the untouched pretrained encoder, paired by episode."] if untouched else []
+    notes += dict.fromkeys(note for about in _transfers(columns) for label in _labels(about) for note in told_of(about, label))
+    notes += few_runs(min(len(column.runs) for column in columns))
     title = "Transfer to held-out targets"
     if len(asked) <= _MOST_ASKED:
         heads = {(target, shots): f"{target}, {shots} shots" for target, shots in asked}
@@ -196,6 +204,16 @@ def _transfer(
                 row.append("" if label == untouched else _gain_over(rows_of, label, untouched, list(heads)))
             rows.append(row)
     return Table(title, ["encoder", *heads.values(), *(["Δ mean"] if untouched else [])], rows, notes)
+
+
+def few_runs(runs: int) -> list[str]:
+    """Warn where too few runs have been made for intervals to be relied on."""
+    if runs >= FEWEST_UNITS:
+        return []
+    return [
+        f"UNRELIABLE: {runs} seed{'' if runs == 1 else 's'}. Intervals say little of what another training would give; run at "
+        f"least {FEWEST_UNITS}."
+    ]
 
 
 def undefined_note(values: Iterable[float | None]) -> list[str]:

@@ -59,6 +59,9 @@ def findings_json(grid: Grid) -> dict[str, Any]:
                     for (question, label), each in found.differences.items()
                 ],
                 "overall": [{"method": label, "verdict": each.verdict, **asdict(each)} for label, each in found.overall.items()],
+                "same_adaptation": [
+                    {"method": label, "verdict": each.verdict, **asdict(each)} for label, each in found.same.items()
+                ],
                 "ranks": None if found.ranks is None else asdict(found.ranks),
             }
             for found in grid.findings
@@ -93,7 +96,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any
     """
     if (folder / "comparison.json").is_file():
         comparison = read_json(folder / "comparison.json", BundleError)
-        if not isinstance(comparison, dict) or not comparison.keys() >= {"experiment", "axes", "cells"}:
+        if not _is_comparison(comparison):
             raise BundleError(f"{folder / 'comparison.json'} is not what mtl writes: axes, cells, experiment are not all in it.")
         paths = [folder / cell["folder"] / "results.json" for cell in comparison["cells"]]
         found = [read_results(path, BundleError) if path.is_file() else None for path in paths]
@@ -105,7 +108,17 @@ def read_folder(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any
         return None, [read_results(folder / "results.json", BundleError)]
     if not folder.is_dir():
         raise BundleError(f"There is no folder {folder}.")
-    raise BundleError(f"{folder} has no results: neither results.json nor comparison.json is in it. Has the run finished?")
+    places = (f"{deep}{name}" for deep in ("*/", "*/*/") for name in ("comparison.json", "results.json"))
+    below = next((here for place in places if (here := sorted(path.parent for path in folder.glob(place)))), [])
+    more = f"Name one of those below it: {', '.join(map(str, below[:5]))}{', …' if len(below) > 5 else ''}."
+    advice = more if below else "Has the run finished?"
+    raise BundleError(f"{folder} has no results: neither results.json nor comparison.json is in it. {advice}")
+
+
+def _is_comparison(read: Any) -> bool:
+    if not isinstance(read, dict) or not read.keys() >= {"experiment", "axes", "cells"} or not isinstance(read["cells"], list):
+        return False
+    return all(isinstance(cell, dict) and cell.keys() >= {"point", "folder"} for cell in read["cells"])
 
 
 def tables_of(folder: Path, comparison: Mapping[str, Any] | None, results: Sequence[Mapping[str, Any] | None]) -> list[Table]:

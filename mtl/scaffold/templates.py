@@ -267,12 +267,13 @@ from dataclasses import dataclass
 
 import torch
 
+import mtl
 from mtl.meta.closed_form import Linear
-from mtl.transfer.adaptation import FeatureAdaptation, refuse_values
+from mtl.transfer.adaptation import refuse_values
 
 
 @dataclass
-class {cls}(FeatureAdaptation):
+class {cls}(mtl.FeatureAdaptation):
     """Answer with the class whose mean feature has the largest product with a text's.
 
     Args:

@@ -128,6 +128,11 @@ def check(target: str, plugins: Plugins | Sequence[str] = ()) -> Iterator[Line]:
             found += [
                 (what, name, partial(make, name, loaded)) for what, (_, make) in makers.items() for name in brought.get(what, ())
             ]
+            for what, names in brought.items():
+                if what not in makers:
+                    yield Line(
+                        f"{what} {', '.join(map(repr, names))}", "keeps its contract", unsaid=f"There are no checks of {what}s."
+                    )
             if not found:
                 raise ConfigError(f"Plugin {info.name!r} brings none of {', '.join(makers)}; there is nothing to check.")
     if not found:

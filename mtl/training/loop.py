@@ -199,11 +199,12 @@ class Trainer:
         if adapters is not None:
             adapters.after_step(self._used())
         self.optimizer.zero_grad(set_to_none=True)
-        progress.seconds += time.monotonic() - started
         for item in draw:
             for name, rows in item.rows_by_task.items():
                 progress.examples_by_task[name] = progress.examples_by_task.get(name, 0) + rows
-        self.strategy.end_step(report, self._used())
+        with self._counting_passes():
+            self.strategy.end_step(report, self._used())
+        progress.seconds += time.monotonic() - started
         self._reports.append((progress.step, progress.examples, factor, norm, report))
         if len(self._reports) >= _LOG_EVERY_STEPS:
             self._write_log()
@@ -230,7 +231,8 @@ class Trainer:
         def count(module: Any, arguments: Any, options: Mapping[str, Any]) -> None:
             nonlocal seen
             if not encoder.recomputing:  # checkpointing changes what a step costs, not what it learns from
-                seen += len(options["attention_mask"] if "attention_mask" in options else arguments[0])
+                mask = options.get("attention_mask")  # None where no row is padded
+                seen += len(arguments[0] if mask is None else mask)
 
         hooks = [layer.register_forward_pre_hook(count, with_kwargs=True) for layer in layers]
         try:
@@ -329,7 +331,8 @@ class Trainer:
             torch.cuda.set_rng_state_all(state["cuda_rng"])
         if self.log_path.exists():  # lines after the checkpoint will be written again
             with self.log_path.open("r+b") as stream:
-                stream.truncate(self.progress.log_bytes)
+                whole = stream.read(self.progress.log_bytes).rfind(b"\n") + 1  # it may have lost its end where a machine has died
+                stream.truncate(whole)
         _LOG.info("going on from step %d", self.progress.step)
 
 

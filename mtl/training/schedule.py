@@ -122,7 +122,8 @@ class Schedule:
 
     def _draw_chunk(self) -> list[BatchRows]:
         wanted = min(_CHUNK_BATCHES * self._batch.size, self.examples - self._drawn)
-        shares = self._sampler.shares(self._sizes, self._drawn / self.examples)
+        alone = len(self._tasks) == 1  # as in single-task training: there is nothing to share out
+        shares = {self._tasks[0]: 1.0} if alone else self._sampler.shares(self._sizes, self._drawn / self.examples)
         right = {*shares} == {*self._tasks} and all(math.isfinite(share) and share >= 0 for share in shares.values())
         if not right or not any(shares.values()):
             raise ConfigError(

@@ -47,11 +47,11 @@ def adaptation_for(bundle: Bundle, choice: Choice | None, plugins: Plugins) -> A
     Raises:
         ConfigError: If ``inner-loop`` is asked for and the bundle has practised none.
     """
-    strategy = practised_by(bundle, plugins)
-    own = strategy.adaptation(bundle.practice.episodes) if strategy is not None and bundle.practice is not None else None
-    if choice is None:
-        choice = Choice(name=PRACTISED if own is not None else "prototype")
-    if choice.name == PRACTISED:
+    if choice is None or choice.name == PRACTISED:
+        strategy = practised_by(bundle, plugins)
+        own = strategy.adaptation(bundle.practice.episodes) if strategy is not None and bundle.practice is not None else None
+        if own is None and choice is None:
+            return adaptation_for(bundle, Choice(name="prototype"), plugins)
         if own is None:
             raise ConfigError(
                 "The bundle has no inner loop, as it was not trained in episodes. Take the adaptation prototype, ridge or full."

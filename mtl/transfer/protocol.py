@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from mtl.data.episodes import EpisodeRows
 from mtl.data.features import Features, join
 from mtl.errors import CheckpointError, DataError
@@ -58,7 +60,7 @@ class Manifest:
         target: The task.
         seed: That they were drawn with.
         protocol: What they were drawn by.
-        pool: Fingerprint of the rows that the numbers mean.
+        pool: Hash of the rows that the numbers mean, see :func:`identity_of`.
         episodes: For each number of shots.
     """
 
@@ -107,6 +109,15 @@ def read_manifest(path: Path) -> Manifest:
     return Manifest(name, body["seed"], body["protocol"], body["pool"], episodes)
 
 
+def identity_of(target: TaskData, pool: Features) -> str:
+    """Return a hash of what an episode's numbers mean: rows that were kept, classes in their order, and the rows of each."""
+    digest = hashlib.sha256(pool.rows.fingerprint.encode())
+    digest.update(np.asarray(pool.rows.numbers, dtype=np.int64).tobytes())
+    classes = [list(map(int, own)) for own in target.kind.classes_of(pool) or ()]
+    digest.update(json.dumps([target.kind.task.kind, list(target.kind.class_names), classes]).encode())
+    return digest.hexdigest()
+
+
 def make_manifest(
     path: Path, protocol: Protocol, options: Mapping[str, Any], target: TaskData, pool: Features, shots: Sequence[int], seed: int
 ) -> Manifest:
@@ -115,16 +126,17 @@ def make_manifest(
     Raises:
         DataError: If the target's rows are no longer those of the manifest, or too few.
     """
+    identity = identity_of(target, pool)
     if path.is_file():
         manifest = read_manifest(path)
-        if manifest.pool != pool.rows.fingerprint:
+        if manifest.pool != identity:
             raise DataError(
                 f"Target {target.name!r}: its rows have changed since {path} was written. Remove it to draw new episodes, "
                 "or give the experiment another name."
             )
         return manifest
     episodes = {count: protocol.draw(target, count, seed) for count in shots}
-    manifest = Manifest(target.name, seed, options, pool.rows.fingerprint, episodes)
+    manifest = Manifest(target.name, seed, options, identity, episodes)
     write_text(path, manifest.to_json())
     return manifest
 

@@ -36,7 +36,7 @@ from mtl.transfer.measure import (
     trivial_of,
 )
 from mtl.transfer.overlap import count_trained, refuse_shared_classes, validation_without_overlaps, without_overlaps
-from mtl.transfer.protocol import Manifest, Protocol, make_manifest
+from mtl.transfer.protocol import Manifest, Protocol, identity_of, make_manifest
 from mtl.transfer.space import Space
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class Stage:
         config, pool = self.targets_config, self.protocol.pool(data)
         options = config.protocol.model_dump(mode="json")
         about = {"protocol": options, "shots": list(config.shots), "seed": self.config.seed}
-        digest = hashlib.sha256(json.dumps([about, pool.rows.fingerprint], sort_keys=True).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(json.dumps([about, identity_of(data, pool)], sort_keys=True).encode()).hexdigest()[:8]
         path = self.folder / f"{data.name.replace('/', '.')}-{digest}.json"
         manifest = make_manifest(path, self.protocol, options, data, pool, config.shots, self.config.seed)
         return Target(data, pool, manifest)
@@ -234,7 +234,8 @@ class Stage:
 
         Returns:
             ``figures``: target → adaptation → shots → figure of each episode; ``chosen``: the options of adaptations
-            that were tuned; ``metric``: target → its primary metric; ``higher_is_better``: target → its direction;
+            that were tuned; ``transductive``: the adaptations that answer queries together; ``metric``: target → its primary
+            metric; ``higher_is_better``: target → its direction;
             ``looked_at``: target → adaptation → confusion matrices and the like, of the most shots, over all episodes.
         """
         self._check_beside(strategy)
@@ -242,12 +243,12 @@ class Stage:
         chosen = self._tune(encoder, strategy, say)
         figures: dict[str, dict[str, Figures]] = {}
         looked_at: dict[str, dict[str, Any]] = {}
+        adaptations = {label: self.adaptation(choice, strategy) for label, choice in chosen.items()}
         for target in self.targets:
             say(f"transfer to {target.data.name}")
             space, name = Space(encoder, target.data, target.pool, size=size), target.data.name
             figures[name], looked_at[name] = {}, {}
-            for label, choice in chosen.items():
-                adaptation = self.adaptation(choice, strategy)
+            for label, adaptation in adaptations.items():
                 figures[name][label], looked_at[name][label] = transfer(space, target.manifest, adaptation)
         metrics = {target.data.name: target.data.kind.primary_metric.name for target in self.targets}
         options = {label: choice.model_dump(mode="json") for label, choice in chosen.items()}
@@ -255,6 +256,7 @@ class Stage:
         return {
             "figures": figures,
             "chosen": options,
+            "transductive": [label for label, adaptation in adaptations.items() if adaptation.transductive],
             "metric": metrics,
             "higher_is_better": better,
             "looked_at": looked_at,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 import mtl
 from mtl.config import Choice
-from mtl.data.batches import Batch
+from mtl.data.batches import Batch, cut
+from mtl.data.features import Features
 from mtl.errors import ConfigError
 from mtl.model.memory import free_memory
 from mtl.model.multitask import MultiTaskModel
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
     from mtl.model.encoder import Encoder
     from mtl.model.inference import TaskData
     from mtl.training.sampler import Sampler
+
+#: How often in the course of a training a sampler is asked whether its shares are alike.
+_LOOKS = 20
 
 
 @dataclass
@@ -79,11 +85,11 @@ class Balancing(mtl.Strategy):
     def end_step(self, report: StepReport, progress: float) -> None:
         if self._last:
             with torch.no_grad():
-                found = []
-                for batch in self._last:
-                    name = next(iter(batch.parts))
-                    found.append(self._weights[name] * self._model.loss(name, self._model(batch)[name], batch))
-            self._aggregation.look_back(torch.stack(found))
+                found = {}
+                for name, own in by_task(self._last).items():
+                    parts = [share * self._model.loss(name, self._model(batch)[name], batch) for batch, share in own]
+                    found[name] = self._weights[name] * torch.stack(parts).sum()
+            self._aggregation.look_back(torch.stack(list(found.values())))
             self._last = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -97,9 +103,9 @@ class Balancing(mtl.Strategy):
 class Balanced(Balancing):
     """Train one model on all tasks, their gradients on the shared parameters balanced.
 
-    A step has one micro-batch of each task, with an equal part of the rows where the sampler's shares are alike, else with
-    what is drawn for it. One of their graphs is alive at a time. Heads follow the gradient of their own task's loss, what
-    is shared and not balanced the mean of the gradients, as in joint training.
+    A step has an equal part of its rows of each task where the sampler's shares are alike, else what is drawn for it: one
+    micro-batch, or several where there are more tokens than a batch may have. One of their graphs is alive at a time. Heads
+    follow the gradient of their own task's loss, what is shared and not balanced the mean of the gradients, as in joint training.
 
     Args:
         aggregation: How the gradients become one.
@@ -138,28 +144,32 @@ class Balanced(Balancing):
             chosen = {name for name, parameter in trained.items() if id(parameter) in last}
         if not chosen:
             raise ConfigError(
-                f"strategy.parameters_balanced is {self.parameters_balanced!r}, but none of these parameters is trained. "
-                "Freeze fewer layers, or set encoder.adapter."
+                f"strategy.parameters_balanced: {self.parameters_balanced!r}, of which no parameter is trained and shared. "
+                + (
+                    "Adapters of each task are its own: set per_task to false, freeze fewer layers, or take joint."
+                    if encoder.per_task
+                    else "Freeze fewer layers, or set encoder.adapter."
+                )
             )
         return chosen
 
     def fill_gradients(self, model: MultiTaskModel, draw: Draw) -> StepReport:
-        rows = sum(batch.rows for batch in draw)
-        jacobian = self._balanced[0].new_empty(len(draw), self._size)
-        losses, report = [], StepReport()
-        for place, batch in enumerate(draw):
-            name = next(iter(batch.parts))
-            loss = model.loss(name, model(batch)[name], batch)
-            head = model.own(name)
-            others, count = [*self._rest, *head], len(self._balanced)
-            found = torch.autograd.grad(self._weights[name] * loss, [*self._balanced, *others], allow_unused=True)
-            _flatten(found[:count], self._balanced, jacobian[place])
-            shares = [batch.rows / rows] * len(self._rest) + [1.0] * len(head)
-            for parameter, gradient, share in zip(others, found[count:], shares, strict=True):
-                add_gradient(parameter, gradient, share)
-            losses.append(self._weights[name] * loss.detach())
-            report.losses[name] = loss.detach()
-        combined = self.balance(draw, jacobian, torch.stack(losses), report)
+        rows, tasks = sum(batch.rows for batch in draw), by_task(draw)
+        jacobian = self._balanced[0].new_empty(len(tasks), self._size)
+        report = StepReport()
+        for place, (name, own) in enumerate(tasks.items()):
+            head, count = model.own(name), len(self._balanced)
+            others, counts_for = [*self._rest, *head], sum(batch.rows for batch, _ in own) / rows
+            for number, (batch, part) in enumerate(own):
+                loss = part * model.loss(name, model(batch)[name], batch)
+                found = torch.autograd.grad(self._weights[name] * loss, [*self._balanced, *others], allow_unused=True)
+                _flatten(found[:count], self._balanced, jacobian[place], more=number > 0)
+                shares = [counts_for] * len(self._rest) + [1.0] * len(head)
+                for parameter, gradient, share in zip(others, found[count:], shares, strict=True):
+                    add_gradient(parameter, gradient, share)
+                report.losses[name] = report.losses.get(name, 0) + loss.detach()
+        losses = torch.stack([self._weights[name] * loss for name, loss in report.losses.items()])
+        combined = self.balance(draw, jacobian, losses, report)
         for parameter, gradient in zip(self._balanced, _parted(combined.gradient, self._balanced), strict=True):
             add_gradient(parameter, gradient, 1.0)
         return report
@@ -171,13 +181,18 @@ class Drawn(Batches):
     def __init__(self, data: Mapping[str, TaskData], sampler: Sampler, config: ExperimentConfig, examples: int) -> None:
         mixed = config.model_copy(update={"batch": config.batch.model_copy(update={"mixed": True})})
         super().__init__(data, sampler, mixed, examples)
+        self._most = config.batch.max_tokens
 
     def __next__(self) -> Sequence[Batch]:
         rows: dict[str, list[int]] = {}
         for batch in self.next_rows():
             for name, ids in batch.items():
                 rows.setdefault(name, []).extend(ids)
-        return [self.collate({name: ids}) for name, ids in sorted(rows.items())]
+        return [
+            self.collate({name: part})
+            for name, ids in sorted(rows.items())
+            for part in _in_tokens(self._features[name], ids, self._most)
+        ]
 
 
 class Dealt(Batches):
@@ -186,16 +201,19 @@ class Dealt(Batches):
     def __init__(self, data: Mapping[str, TaskData], sampler: Sampler, config: ExperimentConfig, examples: int) -> None:
         super().__init__(data, sampler, config, examples)
         size = config.batch.size * config.batch.accumulate // len(data)
-        own = config.batch.model_copy(update={"mixed": False, "size": size})
+        own = config.batch.model_copy(update={"mixed": False, "size": size, "max_tokens": sys.maxsize})
         self._schedules = {
             name: Schedule({name: data[name].splits["train"]}, sampler, own, examples, config.seed) for name in sorted(data)
         }
-        self._examples, self._seen = examples, 0
+        self._examples, self._seen, self._most = examples, 0, config.batch.max_tokens
 
     def __next__(self) -> Sequence[Batch]:
         if self._seen >= self._examples:
             raise StopIteration
-        drawn = [self.collate(next(schedule)) for schedule in self._schedules.values()]
+        rows = {name: ids for schedule in self._schedules.values() for name, ids in next(schedule).items()}
+        drawn = [
+            self.collate({name: part}) for name, ids in rows.items() for part in _in_tokens(self._features[name], ids, self._most)
+        ]
         self._seen += sum(batch.rows for batch in drawn)
         return drawn
 
@@ -211,14 +229,45 @@ class Dealt(Batches):
 
 
 def _like_shares(sampler: Sampler, sizes: Mapping[str, int]) -> bool:
-    return len({share for at in (0.0, 1.0) for share in sampler.shares(sizes, at).values()}) == 1
+    shares = [sampler.shares(sizes, at / _LOOKS) for at in range(_LOOKS + 1)]
+    return all(len(set(each.values())) == 1 for each in shares)
 
 
-def _flatten(gradients: Sequence[Tensor | None], parameters: Sequence[nn.Parameter], row: Tensor) -> None:
+def _in_tokens(features: Features, rows: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Part a task's rows of a step into micro-batches of at most ``most`` tokens, padding counted; one, where it can be."""
+    lengths, counts = features.lengths_of(np.asarray(rows)), features.counts[np.asarray(rows)]
+    if int(lengths.max()) * int(counts.sum()) <= most:
+        yield list(rows)
+        return
+    order = np.argsort(lengths, kind="stable").tolist()
+    for places in cut(order, lengths, counts, size=len(rows), max_tokens=most):
+        yield [rows[place] for place in places]
+
+
+def by_task(draw: Draw) -> dict[str, list[tuple[Batch, float]]]:
+    """Return the micro-batches of each task in a step, each with its share of the task's predicted units."""
+    found: dict[str, list[Batch]] = {}
+    for batch in draw:
+        found.setdefault(next(iter(batch.parts)), []).append(batch)
+    units = {name: [batch.parts[name].units for batch in own] for name, own in found.items()}
+    return {
+        name: [
+            (batch, count / sum(units[name]) if sum(units[name]) else 1 / len(own))
+            for batch, count in zip(own, units[name], strict=True)
+        ]
+        for name, own in found.items()
+    }
+
+
+def _flatten(gradients: Sequence[Tensor | None], parameters: Sequence[nn.Parameter], row: Tensor, *, more: bool) -> None:
+    """Put gradients into a row one after the other, or add them to what is there."""
     start = 0
     for gradient, parameter in zip(gradients, parameters, strict=True):
         part = row[start : start + parameter.numel()]
-        part.zero_() if gradient is None else part.copy_(gradient.reshape(-1))
+        if gradient is not None:
+            part.add_(gradient.reshape(-1)) if more else part.copy_(gradient.reshape(-1))
+        elif not more:
+            part.zero_()
         start += parameter.numel()
 
 

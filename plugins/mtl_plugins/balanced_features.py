@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mtl.errors import ConfigError
+from mtl.errors import ConfigError, PluginError
 from mtl.model.encoded import Encoded
 from mtl.model.multitask import MultiTaskModel
 from mtl.training.strategy import Draw, StepReport
-from mtl_plugins.balanced import Balancing, add_gradient
+from mtl_plugins.balanced import Balancing, add_gradient, by_task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,30 +45,38 @@ class BalancedFeatures(Balancing):
     def fill_gradients(self, model: MultiTaskModel, draw: Draw) -> StepReport:
         embeddings, report = model.encoder.backbone.get_input_embeddings().weight, StepReport()
         shared = list(model.encoder.shared().values())
-        sent, rows, losses = [], [], []
-        for batch in draw:
-            (name, part) = next(iter(batch.parts.items()))
+        tasks, rows = by_task(draw), embeddings.new_zeros(len(by_task(draw)), model.encoder.hidden)
+        sent: list[list[tuple[Tensor, Tensor]]] = [[] for _ in tasks]
+        each = ((place, name, batch, share) for place, (name, own) in enumerate(tasks.items()) for batch, share in own)
+        for place, name, batch, share in each:
+            part = batch.parts[name]
             encoded = model.encode(batch)[name]
             given = [encoded.states, encoded.pooled, embeddings]
             seen = [tensor.detach().requires_grad_() for tensor in given]
             states, pooled, tied = (leaf.view_as(leaf) for leaf in seen)  # hooks on a head's inputs may not be on leaves
             view = Encoded(states, encoded.mask, pooled, counts=part.counts, embeddings=tied)
             outputs = model.head(name)(view, part.columns)
-            loss = self._weights[name] * model.loss(name, outputs, batch)
+            loss = share * self._weights[name] * model.loss(name, outputs, batch)
             own = model.own(name)
             found = torch.autograd.grad(loss, [*seen, *own], allow_unused=True)
             pairs = zip(given, found[: len(given)], strict=True)
-            sent.append([(tensor, gradient) for tensor, gradient in pairs if gradient is not None and tensor.requires_grad])
-            self._follow(own, found[len(given) :], sent[-1])
+            here = [(tensor, gradient) for tensor, gradient in pairs if gradient is not None and tensor.requires_grad]
+            sent[place] += here
+            self._follow(own, found[len(given) :], here)
             # A vector added to all token states is added to their pooled vector, whichever way they are pooled.
             by_states, by_pooled = found[:2]
-            row = states.new_zeros(states.shape[-1])
-            row = row if by_states is None else row + (by_states * encoded.mask.unsqueeze(-1)).sum((0, 1))
-            rows.append(row if by_pooled is None else row + by_pooled.sum(0))
-            losses.append(loss.detach())
-            report.losses[name] = loss.detach() / self._weights[name]
-        combined = self.balance(draw, torch.stack(rows), torch.stack(losses), report)
-        assert combined.weights is not None
+            if by_states is not None:
+                rows[place] += (by_states * encoded.mask.unsqueeze(-1)).sum((0, 1))
+            if by_pooled is not None:
+                rows[place] += by_pooled.sum(0)
+            report.losses[name] = report.losses.get(name, 0) + loss.detach() / self._weights[name]
+        losses = torch.stack([self._weights[name] * loss for name, loss in report.losses.items()])
+        combined = self.balance(draw, rows, losses, report)
+        if combined.weights is None:
+            raise PluginError(
+                f"Aggregation {self.aggregation.name!r} gave no weights, which balanced-features needs. Let combine() give "
+                "them to Combined, or set weighs = False."
+            )
         tensors = [tensor for of_task in sent for tensor, _ in of_task]
         gradients = [weight * gradient for weight, of_task in zip(combined.weights, sent, strict=True) for _, gradient in of_task]
         torch.autograd.backward(tensors, gradients, inputs=shared)

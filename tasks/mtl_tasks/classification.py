@@ -31,7 +31,11 @@ def read_label(rows: Rows, index: int, role: str = "label") -> str:
         value = int(value)
     if isinstance(value, str | int) and str(value).strip():
         return str(value)
-    found = "is missing" if value is None or value == "" or value != value else f"is {value!r:.60}, which is not a label"
+    found = (
+        "is missing"
+        if value is None or value == "" or value != value
+        else f"is {value!r:.60}, which is no label (a text, a whole number or true or false)"
+    )
     raise rows.error(index, f"{role} {found}. Fill it in or remove the row.")
 
 
@@ -56,10 +60,9 @@ def label_index(rows: Rows, index: int, label: str, known: Mapping[str, int]) ->
         DataError: If train does not have it; names file, row and the nearest label.
     """
     if label not in known:
+        advice = [did_you_mean(label, known), "If it is meant, list all labels under 'labels' in the task."]
         raise rows.error(
-            index,
-            f"label {label!r} is not among the {len(known)} labels of the task. {did_you_mean(label, known)} "
-            "If it is meant, list all labels under 'labels' in the task.".lstrip(),
+            index, f"label {label!r} is not among the {len(known)} labels of the task. {' '.join(filter(None, advice))}"
         )
     return known[label]
 

@@ -19,6 +19,7 @@ from mtl.report.findings import (
     negative_table,
     overall_table,
     percent,
+    same_table,
     score_table,
     verdict,
 )
@@ -180,6 +181,46 @@ def test_a_cell_with_several_adaptations_is_a_baseline_by_its_first():
     assert labels[1] == "none, soft-k-means"
     assert find("Targets", methods, "none").baseline == labels[0]
     assert find("Targets", methods, "none, soft-k-means").baseline == "none, soft-k-means"
+
+
+def with_adaptations(strategy, shifts, transductive=()):
+    """Three seeds, each adaptation a shift that differs a little from seed to seed."""
+    found = targets(strategy, 0.0)
+    for seed, result in enumerate(found):
+        for about in result["targets"].values():
+            about["transductive"] = list(transductive)
+            about["chosen"] = {"logistic": {"name": "logistic", "C": 3}}
+            for by_adaptation in about["figures"].values():
+                values = by_adaptation.pop("prototype")
+                for name, shift in shifts.items():
+                    moved = {shots: [value + shift * (1 + seed / 50) for value in each] for shots, each in values.items()}
+                    by_adaptation[name] = moved
+    return found
+
+
+def test_training_is_judged_by_the_same_adaptation_too():
+    results = [*with_adaptations("none", {"prototype": 0, "logistic": 0.1})]
+    results += with_adaptations("joint", {"prototype": 0.05, "logistic": 0.1})
+    found = find("Targets", of_targets(columns(results)), "none")
+    # Beside none with prototypes logistic regression has gained; beside none with logistic regression training has not.
+    assert found.overall["joint, logistic"].verdict == "better"
+    assert set(found.same) == {"joint, logistic"}
+    assert found.same["joint, logistic"].delta_m.mean == pytest.approx(0, abs=1e-9)
+    assert found.same["joint, logistic"].verdict == "unclear"
+    assert [row[0] for row in same_table(found, {}).rows] == ["joint, logistic"]
+    assert same_table(find("Targets", of_targets(columns(targets("none", 0.0))), "none"), {}) is None
+
+
+def test_transductive_methods_are_a_track_of_their_own():
+    shifts = {"prototype": 0.05, "logistic": 0.02, "soft-k-means": 0.2}
+    results = [*targets("none", 0.0), *with_adaptations("joint", shifts, ["soft-k-means"])]
+    found = find("Targets", of_targets(columns(results)), "none")
+    text = verdict(found)
+    assert "joint, prototype has the highest mean relative gain" in text
+    assert "a track of its own, joint, soft-k-means has the highest: +" in text
+    notes = score_table(found, {}).notes
+    assert any(note.startswith("soft-k-means is transductive") for note in notes)
+    assert "logistic: C 3." in notes  # its label does not say so
 
 
 def test_a_column_of_several_models_is_no_baseline_of_transfer():

@@ -40,6 +40,16 @@ def test_the_threads_of_a_process_do_not_name_the_folder(tmp_path):
     assert cell.folder == other.folder
 
 
+def test_what_is_kept_of_a_cells_way_may_be_torn(tmp_path):
+    (cell,) = cells_of(tmp_path)
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "attempt.json").write_text('{"att')
+    assert cell.state("now") == "waiting"
+    (cell.folder / "failure.json").write_text("[]")
+    assert cell.state("now") == "failed"
+    assert "failure.json is torn" in cell.failure
+
+
 def test_time_is_known_from_cells_of_the_same_strategy_else_from_any(tmp_path):
     cells = cells_of(tmp_path, compare={"strategy": ["joint", "maml"], "seed": [0, 1, 2]})
     assert [each.seconds for each in forecast(cells)] == [None] * 6

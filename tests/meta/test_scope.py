@@ -8,6 +8,7 @@ from episodic_setup import make_world
 
 from mtl.errors import ConfigError
 from mtl.meta.scope import scope_of
+from mtl_plugins.lora import LoRA
 
 LAYER = {f"attention.self.{which}" for which in ("query", "key", "value")}
 LAYER |= {"attention.output.dense", "intermediate.dense", "output.dense"}
@@ -59,6 +60,18 @@ def test_embeddings_are_not_adapted_with_some_layers(encoder):
 def test_more_layers_than_there_are_is_an_error(encoder):
     with pytest.raises(ConfigError, match=r"adapt: the last 99 layers are asked for, but the encoder has 3"):
         scope_of(encoder, 99)
+
+
+@pytest.mark.parametrize(
+    ("modules", "depth"), [(("query",), 0), (("layer.2.attention.self.query",), 2), (("word_embeddings",), -1)]
+)
+def test_below_the_lowest_adapter_is_the_trunk(tmp_path, modules, depth):
+    pytest.importorskip("peft", reason="needs the extra lora")
+    encoder = make_world(make_encoder(tmp_path, hidden=8, layers=3)).encoder
+    encoder.put(LoRA(modules=modules))
+    scope = scope_of(encoder, "adapter")
+    assert scope.names == encoder.adapter_names()
+    assert scope.depth == depth
 
 
 def test_adapter_without_adapters_is_an_error(encoder):

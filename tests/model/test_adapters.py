@@ -531,6 +531,30 @@ def test_what_leaves_the_layers_below_all_adapters_is_kept(per_task, encoder_fol
     assert_close(world.model(batch), before, rtol=0, atol=1e-5)
 
 
-def test_nothing_is_kept_where_adapters_are_in_the_first_layer(encoder_folder, tmp_path):
+@pytest.mark.parametrize("per_task", [False, True])
+def test_nothing_is_kept_where_adapters_are_in_the_first_layer(per_task, encoder_folder, tmp_path):
     with pytest.raises(EncoderError, match=r"encoder\.cache keeps what leaves frozen layers.*adapters"):
-        World(encoder_folder, LoRA()).encoder.keep_frozen(tmp_path, 2**24)
+        World(encoder_folder, LoRA(per_task=per_task)).encoder.keep_frozen(tmp_path, 2**24)
+
+
+@pytest.mark.parametrize(
+    ("method", "depth"), [(LoRA(per_task=True, modules=("layer.1.attention.self.query",)), 1), (Branching(layers=1), 1)]
+)
+def test_layers_below_those_of_each_task_are_kept_before_the_tasks_are_known(method, depth, encoder_folder, tmp_path):
+    """A run keeps states before it makes the heads, and with them the adapters."""
+    encoder = load_encoder(EncoderConfig(name=str(encoder_folder), freeze="all"), encoder_folder)
+    encoder.put(method)
+    encoder.keep_frozen(tmp_path, 2**24)
+    assert encoder.frozen_depth == depth
+
+
+def test_a_prefix_of_each_task_learns_from_rows_of_one_length(encoder_folder, tmp_path):
+    rows = [{"text": f"the {word} sat", "label": label} for word, label in (("cat", "good"), ("dog", "bad"))] * 8
+    tasks = [
+        {"name": name, "kind": "classification", "data": dict.fromkeys(("train", "validation", "test"), rows)}
+        for name in ("mood", "other")
+    ]
+    values = {"encoder": {"name": str(encoder_folder), "freeze": "all", "adapter": {"name": "prefix", "per_task": True}}}
+    finished = mtl.Experiment.of(**values, tasks=tasks, budget={"epochs": 1}, threads=1, output=str(tmp_path)).run()
+    model = finished.runs[0]["results"]["models"]["joint"]
+    assert model["passes"] == model["examples"]  # no row is padded, and each goes through once

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 import mtl
 from mtl.config import EncoderConfig
 from mtl.data.sources import load_splits
-from mtl.errors import BundleError, DataError, EncoderError, UnknownNameError
+from mtl.errors import BundleError, DataError, EncoderError, MTLError, UnknownNameError
 from mtl.model.bundle import Bundle, load_bundle
 from mtl.model.encoder import load_encoder
 from mtl.model.multitask import MultiTaskModel
@@ -249,9 +249,9 @@ def test_an_unknown_task_is_refused(bundle):
 
 
 def test_missing_columns_are_named(bundle):
-    with pytest.raises(DataError, match=r"row 1: it has 'tokens', which task 'mood' cannot read\..*reads 'text'"):
+    with pytest.raises(DataError, match=r"row 1: it has 'tokens', which task 'mood' cannot read without 'text'\..*reads 'text'"):
         bundle.predict([{"tokens": ["a"]}], ["mood"])
-    with pytest.raises(DataError, match=r"row 2: it has 'texts', which task .* cannot read\. Did you mean 'text'"):
+    with pytest.raises(DataError, match=r"row 2: it has 'texts', which task .* cannot read without 'text'\. Did you mean 'text'"):
         bundle.predict(["a", {"texts": "a"}])
 
 
@@ -330,6 +330,25 @@ def test_a_folder_without_bundle_json_is_no_bundle(tmp_path):
         load_bundle(tmp_path)
 
 
+def test_a_bundle_that_is_written_over_is_none_until_the_new_one_is_whole(bundle, tmp_path, monkeypatch):
+    folder = tmp_path / "made"
+    bundle.save(folder)
+    (folder / "practice.safetensors").write_text("of the old one")
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mtl.model.bundle.save_encoder", stop)
+        with pytest.raises(KeyboardInterrupt):
+            bundle.save(folder)
+    with pytest.raises(BundleError, match="is not a bundle"):
+        load_bundle(folder)
+    bundle.save(folder)
+    assert load_bundle(folder).predict(["the cat"]) == bundle.predict(["the cat"])
+    assert not (folder / "practice.safetensors").exists()
+
+
 def test_a_run_with_one_bundle_stands_for_it(saved):
     assert load_bundle(saved.parent).tasks.keys() == {"mood", "rating", "places"}
 
@@ -356,6 +375,14 @@ def test_a_bundle_json_that_is_not_ours_is_refused(tmp_path, content, told):
     (tmp_path / "bundle.json").write_text(content)
     with pytest.raises(BundleError, match=told):
         load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(("key", "value"), [("trained", [1]), ("tasks", [[]]), ("plugins", 3)])
+def test_a_bundle_json_with_something_else_at_a_key_is_refused(saved, key, value):
+    about = json.loads((saved / "bundle.json").read_text())
+    (saved / "bundle.json").write_text(json.dumps(about | {key: value}))
+    with pytest.raises(MTLError, match="incomplete or its parts do not fit|is not a checkpoint"):
+        load_bundle(saved)
 
 
 @pytest.mark.parametrize("key", ["format", "plugins", "encoder", "tasks"])

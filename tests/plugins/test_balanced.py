@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,21 +19,25 @@ from torch.utils.flop_counter import FlopCounterMode
 import mtl
 import mtl.training.loop as loop
 from mtl.components import Builder
-from mtl.config import Choice, EncoderConfig
+from mtl.config import Choice, EncoderConfig, validate
 from mtl.data.batches import collate
 from mtl.data.features import featurize
+from mtl.data.rows import Rows
 from mtl.data.sources import load_splits
 from mtl.errors import ConfigError, MissingExtraError
 from mtl.model.encoded import Encoded
 from mtl.model.encoder import load_encoder
+from mtl.model.inference import TaskData
 from mtl.model.multitask import MultiTaskModel
 from mtl.plugins import load_plugins
 from mtl.training.aggregation import pieces
 from mtl.training.weighting import TaskLoss
-from mtl_plugins.balanced import Balanced
+from mtl_plugins.balanced import Balanced, _like_shares
 from mtl_plugins.balanced_features import BalancedFeatures
 from mtl_plugins.gradnorm import GradNorm
 from mtl_plugins.mean import Mean
+from mtl_plugins.uniform import Uniform
+from mtl_tasks.classification import Classification
 from mtl_tasks.regression import Regression
 
 torchjd = pytest.importorskip("torchjd", reason="needs the extra gradient")
@@ -212,6 +217,102 @@ def test_tasks_with_different_rows_have_a_row_each_of_the_jacobian(world):
     assert all(parameter.grad is None for parameter in model.head("other").parameters())
     assert not any("other" in name for name in found)
     assert report.weights == {"mood": 0.5, "rating": 0.5}
+
+
+@pytest.mark.parametrize("strategy", ["balanced", "balanced-features"])
+@pytest.mark.parametrize("method", ["upgrad", "stch"])
+def test_a_task_in_several_micro_batches_counts_as_in_one(world, strategy, method):
+    model, batch_of = world
+    found = []
+    for parts in ([range(8)], [range(3), range(3, 4), range(4, 8)]):
+        model.zero_grad(set_to_none=True)
+        made = Builder(load_plugins())("strategy", Choice(name=strategy, aggregation=method))
+        made.setup([TaskLoss(name, 1.0, 1.0) for name in TASKS], Builder(load_plugins()))
+        made.prepare(model)
+        report = made.fill_gradients(model, [batch_of(name, rows=rows) for name in TASKS for rows in parts])
+        found.append((gradients(model), report))
+    (whole, said), (parted, again) = found
+    assert whole.keys() == parted.keys()
+    for name, gradient in whole.items():
+        assert_close(parted[name], gradient, rtol=1e-6, atol=1e-9)
+    assert again.losses.keys() == said.losses.keys()
+    for name, loss in said.losses.items():
+        assert_close(again.losses[name], loss)
+
+
+@pytest.mark.parametrize(("sampler", "accumulate"), [("uniform", 4), ("proportional", 4), ("proportional", 1)])
+def test_no_micro_batch_has_more_tokens_than_a_batch_may_have(sampler, accumulate, encoder_folder):
+    tokenizer = load_encoder(EncoderConfig(name=str(encoder_folder), max_length=32), encoder_folder).tokenizer
+    data = {}
+    for name, words in (("mood", 2), ("other", 20)):
+        rows = [{"text": " ".join(["the cat"] * words), "label": label} for label in ("good", "bad")] * 40
+        kind = Classification(mtl.Task(name=name, kind="classification", data=rows))
+        given = Rows({key: [row[key] for row in rows] for key in rows[0]}, name, range(1, len(rows) + 1), name)
+        kind.fit(given)
+        data[name] = TaskData(name, kind, {"train": featurize(kind, given, tokenizer)})
+    batch = {"size": 16, "max_tokens": 128, "accumulate": accumulate}
+    tasks = [{"name": name, "kind": "classification", "data": []} for name in data]
+    config = validate({"encoder": str(encoder_folder), "tasks": tasks, "batch": batch, "budget": {"epochs": 1}}, "test")
+    strategy = Balanced()
+    strategy.setup([TaskLoss(name, 1.0, 1.0) for name in data], Builder(load_plugins()))
+    seen = Counter()
+    for draw in strategy.draws(data, Builder(load_plugins())("sampler", Choice(name=sampler)), config, 160):
+        for made in draw:
+            assert made.inputs["input_ids"].numel() <= 128
+            seen.update(made.rows_by_task)
+        if sampler == "uniform":
+            rows = Counter()
+            for made in draw:
+                rows.update(made.rows_by_task)
+            assert len(set(rows.values())) == 1  # long texts have as many rows of a step as short ones
+    assert sum(seen.values()) >= 160
+
+
+def test_the_second_look_of_famo_is_counted(experiment_values):
+    values = {
+        **experiment_values,
+        "sampler": "uniform",
+        "tasks": [{**experiment_values["tasks"][0], "name": name} for name in ("one", "two")],
+    }
+    passes = {}
+    for every in (1, 1000):
+        strategy = {"name": "balanced", "aggregation": {"name": "famo", "every": every}}
+        results = mtl.Experiment.of(**{**values, "name": f"every-{every}", "strategy": strategy}).run().runs[0]["results"]
+        [model] = results["models"].values()
+        passes[every] = model["passes"]
+    assert passes[1] == pytest.approx(2 * passes[1000], rel=0.1)
+
+
+FIXED = """
+import mtl
+
+class Fixed(mtl.Sampler):
+    def shares(self, sizes, progress):
+        return {"one": 1.0, "two": 1.0}
+
+@mtl.hookimpl
+def mtl_register_samplers(register):
+    register("fixed", Fixed)
+"""
+
+
+def test_a_sampler_of_fixed_shares_serves_single_and_balanced_training(experiment_values, tmp_path):
+    plugin = tmp_path / "fixed.py"
+    plugin.write_text(FIXED)
+    tasks = [{**experiment_values["tasks"][0], "name": name} for name in ("one", "two")]
+    for strategy in ("single", "balanced"):
+        values = {**experiment_values, "tasks": tasks, "sampler": "fixed", "strategy": strategy, "name": strategy}
+        results = mtl.Experiment.of(**values, plugins=[str(plugin)]).run().runs[0]["results"]
+        assert set(results["tasks"]) == {"one", "two"}
+
+
+def test_a_sampler_that_is_uniform_at_both_ends_alone_is_not_taken_for_uniform():
+    class Bump(mtl.Sampler):
+        def shares(self, sizes, progress):
+            return {name: 1.0 + (place and 0.2 < progress < 0.8) for place, name in enumerate(sizes)}
+
+    assert not _like_shares(Bump(), {"one": 1, "two": 2})
+    assert _like_shares(Uniform(), {"one": 1, "two": 2})
 
 
 def test_norms_and_cosines_are_reported(world):

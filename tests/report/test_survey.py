@@ -106,6 +106,16 @@ def test_the_tasks_of_an_experiment_are_looked_at_together(monkeypatch, capsys, 
     assert "rating: sizes" in capsys.readouterr().out
 
 
+def test_a_page_of_another_form_is_refused(fails):
+    fails("data", "helpdesk/intent", "--page", "look.pdf", pieces=("--page look.pdf", ".html"))
+
+
+def test_rows_without_text_are_counted():
+    data = {"train": MOODS["train"], "validation": MOODS["validation"], "test": [*MOODS["test"], {"text": " ", "label": "bad"}]}
+    [note, *_] = tables_of(task(data=data))["mood: sizes"].notes
+    assert note.startswith("Rows without text: 1 in test.")
+
+
 def test_an_unknown_task_is_refused_with_the_nearest(fails):
     fails("data", "helpdesk/inent", pieces=("task 'helpdesk/inent'", "'helpdesk/intent'"))
     with pytest.raises(UnknownNameError, match="kind 'clasification'"):

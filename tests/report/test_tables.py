@@ -191,6 +191,8 @@ def test_every_adaptation_is_a_row_of_its_own():
     (table,) = transfer_tables([Column("none", [none]), Column("joint", [joint])])
     assert [row[0] for row in table.rows] == ["none, prototype", "none, ridge", "joint, prototype", "joint, ridge"]
     # Differences are to the untouched encoder with nearest prototypes.
+    assert "Δ mean: minus none, prototype, the untouched pretrained encoder, paired by episode." in table.notes
+    assert any(note.startswith("UNRELIABLE: 1 seed") for note in table.notes)
     assert [row[-1][:6] for row in table.rows] == ["", "−0.100", "+0.000", "+0.100"]
 
 

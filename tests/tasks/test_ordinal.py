@@ -91,7 +91,7 @@ def test_the_loss_is_the_mean_over_rows(backend, encoder_folder):
     ("columns", "message"),
     [
         ({"text": ["the cat", "a dog"], "label": [1, None]}, "row 2: label is missing"),
-        ({"text": ["the cat", "a dog"], "label": [1, 0.5]}, r"row 2: label is 0\.5, which is not a label"),
+        ({"text": ["the cat", "a dog"], "label": [1, 0.5]}, r"row 2: label is 0\.5, which is no label"),
         ({"text": ["the cat", "a dog"], "label": [1, 1]}, "has one grade, '1'; nothing can be learned"),
     ],
 )

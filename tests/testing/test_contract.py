@@ -14,6 +14,8 @@ from mtl.errors import UnknownNameError
 from mtl.plugins import load_plugins
 from mtl.testing import assert_keeps_contract, check
 from mtl.testing.contract import Broken, Unsaid, run
+from mtl_plugins.lora import LoRA
+from mtl_plugins.uniform import Uniform
 from mtl_tasks.ranking import Ranking
 
 BROKEN = Path(__file__).with_name("broken.py")
@@ -72,6 +74,23 @@ def test_what_is_bundled_keeps_its_contract(name):
 @pytest.mark.parametrize("name", ["helpdesk/intent", "helpdesk/urgency", "helpdesk/entities", "helpdesk/similarity"])
 def test_bundled_tasks_keep_the_contract_on_their_own_rows(name):
     assert_keeps_contract(name, _BUNDLED)
+
+
+def test_what_has_no_checks_is_said():
+    class Brings:
+        @mtl.hookimpl
+        def mtl_register_adapters(self, register):
+            register("gate", LoRA)
+
+        @mtl.hookimpl
+        def mtl_register_samplers(self, register):
+            register("even", Uniform)
+
+    plugins = load_plugins()
+    plugins.add("gates", "tests", Brings)
+    lines = [str(line) for line in check("gates", plugins)]
+    assert lines[0] == "skip  adapter 'gate': keeps its contract. There are no checks of adapters."
+    assert "pass  sampler 'even': gives every task a share" in lines
 
 
 def test_all_rows_of_a_task_are_read_and_those_that_may_be_left_out_are():

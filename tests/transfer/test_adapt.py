@@ -241,6 +241,27 @@ def test_a_wrong_adapt_says_what_to_do(trained, support, tmp_path, fails, argume
     fails("adapt", trained["joint"], "--support", support, "--output", tmp_path / "made", *arguments, pieces=pieces)
 
 
+def test_a_folder_with_other_things_is_not_written_into_and_a_bundle_not_over_itself(trained, support, tmp_path, fails):
+    (tmp_path / "notes.txt").write_text("mine")
+    arguments = ["--support", support, "--name", "x", "--output"]
+    fails("adapt", trained["joint"], *arguments, tmp_path, pieces=(f"--output {tmp_path}: it is there", "Name a new folder"))
+    itself = trained["joint"] / "models" / "joint"
+    fails("adapt", trained["joint"], *arguments, itself, pieces=("the bundle to start from",))
+    fails("export", trained["joint"], "--output", tmp_path, pieces=("it is there",))
+
+
+def test_the_hint_names_plugins_and_what_a_pair_needs(trained, tmp_path, monkeypatch, capsys):
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [{"text": f"the {word}", "text_pair": f"a {word}", "label": label} for word, label in (("cat", "x"), ("dog", "y"))]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows * 2))
+    plugin = tmp_path / "nothing.py"
+    plugin.write_text("import mtl\n\n@mtl.hookimpl\ndef mtl_run_start(run):\n    pass\n")
+    options = ["--name", "same", "--kind", "pair-classification", "--output", tmp_path / "made", "--plugin", plugin]
+    out = call(monkeypatch, capsys, "adapt", trained["joint"], "--support", pairs, *options)
+    assert """echo '{"text": "…", "text_pair": "…"}' | mtl predict""" in out
+    assert f"--plugin {plugin} --task same" in out
+
+
 def test_an_empty_support_is_refused(trained, tmp_path, fails):
     (tmp_path / "empty.jsonl").write_text("")
     arguments = ["--support", tmp_path / "empty.jsonl", "--name", "x", "--output", tmp_path / "made"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from conftest import entity_rows, rating_rows, splits
@@ -13,7 +13,7 @@ from toys import ANIMALS, load, load_tiny, topic_rows, topic_splits
 from mtl.data.features import featurize
 from mtl.data.rows import Rows
 from mtl.errors import CheckpointError, DataError
-from mtl.transfer.protocol import make_manifest, read_manifest
+from mtl.transfer.protocol import identity_of, make_manifest, read_manifest
 from mtl_plugins.domain import Domain
 from mtl_plugins.episodic import Episodic
 from mtl_plugins.supports import Supports
@@ -104,6 +104,23 @@ def test_a_manifest_of_other_rows_is_refused(encoder, target, tmp_path):
     manifest_of(path, Domain(draws=1), target)
     with pytest.raises(DataError, match=r"'topic': its rows have changed since .*manifest\.json was written"):
         manifest_of(path, Domain(draws=1), load(encoder, topic_splits(train=33)))
+
+
+def test_the_same_rows_with_other_classes_or_other_rows_of_them_are_another_pool(encoder, target):
+    """Numbers of a manifest are places of rows and classes: they mean something else when these change."""
+    protocol = Domain(draws=1)
+
+    def identity(found):
+        return identity_of(found, protocol.pool(found))
+
+    same = [load(encoder, topic_splits()) for _ in range(2)]
+    assert identity(same[0]) == identity(same[1])
+    turned = load(encoder, topic_splits(), labels=tuple(reversed(target.kind.class_names)))
+    assert turned.splits["train"].rows.fingerprint == target.splits["train"].rows.fingerprint
+    assert identity(turned) != identity(target)
+    fewer = replace(target, splits={**target.splits, "train": target.splits["train"].take(range(1, 30))})
+    assert fewer.splits["train"].rows.fingerprint == target.splits["train"].rows.fingerprint
+    assert identity(fewer) != identity(target)
 
 
 def test_the_whole_test_split_is_written_short(target, tmp_path):
