@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mtl.axes import CompareConfig, Point
+from mtl.budget import Budget, Positive
 from mtl.declared import Tasks
 from mtl.errors import ConfigError, explain_validation
 from mtl.overrides import assign
 from mtl.strict_yaml import read_file, read_value
 from mtl.task import Frozen
-from mtl.training.budget import Budget, Positive
 from mtl.variables import expand
 
 Fraction = Annotated[float, Field(ge=0, le=1)]

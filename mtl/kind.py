@@ -98,6 +98,11 @@ class TaskKind(ABC):
         return np.full(len(rows), self.sequences, dtype=np.int64)
 
     @property
+    def reads_embeddings(self) -> bool:
+        """Whether its head reads the encoder's embeddings of tokens, as one that predicts tokens does."""
+        return False
+
+    @property
     def stride(self) -> int | None:
         """How many tokens the windows share into which long texts are parted; ``None`` to cut long texts off."""
         return None

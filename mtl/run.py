@@ -188,7 +188,7 @@ class Run:
                 result = self._train(group, {name: trained[name] for name in names}, fresh, examples)
                 write_json(done, result)
             for leftover in [*(folder / "checkpoints").glob("*"), folder / "best.safetensors"]:
-                leftover.unlink(missing_ok=True)  # not before the result is there: a kill would cost the whole training
+                leftover.unlink(missing_ok=True)  # not before the result is there: a kill would cost the training
             groups[group] = read_json(done, CheckpointError)
         results: dict[str, Any] = json.loads(
             to_json(summarize(config, trained, groups, self._stage.overlaps if self._stage else {}))
@@ -326,7 +326,7 @@ class Run:
             watcher = _Watcher(self, bar)
             limits = config.budget.limits(total / sum(examples.values()))
             trainer = Trainer(model, data, strategy, sampler, total, config, folder, watcher, evaluator, limits)
-            parameters = sum(parameter.numel() for parameter in trainer.parameters)
+            parameters = trainer.left_alone + sum(parameter.numel() for parameter in trainer.parameters)
             progress = trainer.train()
         self.display.say(f"testing {group}")
         size = config.batch.evaluation_size

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from mtl.budget import Positive
 from mtl.data.batches import Batch
 from mtl.data.episodes import Episode
 from mtl.episodic.learner import EpisodicStrategy, describe, make_readers
@@ -20,7 +21,6 @@ from mtl.meta.closed_form import Linear
 from mtl.meta.inner import RATE, Descent, Loss, Order, Parameters, Trace, unroll
 from mtl.meta.reader import Reader, Trunk
 from mtl.meta.scope import Adapted, scope_of
-from mtl.training.budget import Positive
 from mtl.training.strategy import Draw, StepReport
 
 if TYPE_CHECKING:

@@ -36,7 +36,8 @@ class Encoded:
         pooled: One vector a sequence, ``[sequences, hidden]``.
         index: The task's sequences, ``[rows * sequences]``; ``None`` for all.
         counts: Sequences of each row, ``[rows]``, where rows differ in that.
-        embeddings: What the encoder reads tokens by, ``[vocabulary, hidden]``, for heads that share it.
+        embeddings: What the encoder reads tokens by, ``[vocabulary, hidden]``, for heads that share it (see
+            :attr:`mtl.TaskKind.reads_embeddings`).
         layers: What every layer gave, where heads read a mix of them.
     """
 
@@ -72,9 +73,13 @@ class Encoded:
         """What the encoder reads tokens by, ``[vocabulary, hidden]``.
 
         Raises:
-            EncoderError: If they are not of the size of its states.
+            EncoderError: If they are not of the size of its states, or the kind does not say that its head reads them.
         """
-        if self._embeddings is None or self._embeddings.shape[1] != self._states.shape[-1]:
+        if self._embeddings is None:
+            raise EncoderError(
+                "A head reads the encoder's embeddings, and its kind does not say so: let its property reads_embeddings be True."
+            )
+        if self._embeddings.shape[1] != self._states.shape[-1]:
             raise EncoderError(
                 "This encoder's embeddings are not of the size of its states, so that no head can share them. "
                 "Use another encoder for this task."

@@ -25,6 +25,7 @@ from mtl.model.kept_states import KeptStates, key_of
 from mtl.model.parts import layers_of, starting_from, states_entering
 from mtl.model.precision import Precision, computing, in_bfloat16, round_shape
 from mtl.model.pretrained import load_pretrained, positions_of
+from mtl.model.used_tokens import UsedTokens
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 _LOG = logging.getLogger(__name__)
@@ -169,7 +170,8 @@ class Encoder(nn.Module):
         pool, layers = POOLING[self.pooling], None
         if self.mixing:
             layers, states = Layers(states, seen, pool), states[..., -self.hidden :]
-        embeddings: Tensor = self.backbone.get_input_embeddings().weight
+        table = self.backbone.get_input_embeddings()
+        embeddings = None if isinstance(table, UsedTokens) else table.weight
         return Encoded(states, mask, pool(states, seen), embeddings=embeddings, layers=layers)
 
     def _least(self, mask: Tensor) -> int:

@@ -17,9 +17,11 @@ from torch import nn
 from mtl.config import ExperimentConfig, OptimizerConfig
 from mtl.errors import TrainingError
 from mtl.files import to_json_line
+from mtl.kind import TaskKind
 from mtl.model.inference import TaskData, device_of, evaluate, evaluate_trivial, skill_of
 from mtl.model.multitask import MultiTaskModel
 from mtl.model.state import load_state, save_state
+from mtl.model.used_tokens import narrow, widen
 from mtl.seeds import seed_of
 from mtl.training.checkpoint import load_checkpoint, save_checkpoint
 from mtl.training.sampler import Sampler
@@ -123,6 +125,7 @@ class Trainer:
         self.folder, self.log_path = folder, folder / "log.jsonl"
         self.examples = examples
         self._budget = {"examples": float(examples), **(limits or {})}
+        self.left_alone = 0 if config.encoder.compile or not strategy.trains_heads else narrow_to(model, data)
         strategy.prepare(model)
         self.draws = strategy.draws(data, sampler, config, examples)
         groups = model.parameter_groups(
@@ -167,6 +170,7 @@ class Trainer:
             best = load_state(self.folder / "best.safetensors")
             self.model.load_state_dict(best["model"])
             self.strategy.load_state_dict(best["strategy"])  # what it has learned beside the model was looked at with it
+        widen(self.model.encoder)
         return progress
 
     def _draws(self) -> Iterator[Draw]:
@@ -334,6 +338,16 @@ class Trainer:
                 whole = stream.read(self.progress.log_bytes).rfind(b"\n") + 1  # it may have lost its end where a machine has died
                 stream.truncate(whole)
         _LOG.info("going on from step %d", self.progress.step)
+
+
+def narrow_to(model: MultiTaskModel, data: Mapping[str, TaskData]) -> int:
+    """Let the embeddings be trained of those tokens only that training texts have, and return how many weights that leaves alone.
+
+    All are trained where a kind reads them, or draws its rows anew.
+    """
+    if any(task.kind.reads_embeddings or type(task.kind).redraw is not TaskKind.redraw for task in data.values()):
+        return 0
+    return narrow(model.encoder, (task.splits["train"].tokenized.input_ids.values for task in data.values()))
 
 
 _AGGREGATES: dict[str, Callable[[list[float]], float]] = {

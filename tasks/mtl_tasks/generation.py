@@ -159,6 +159,10 @@ class Generation(mtl.TaskKind):
     def units(self, batch: Batch, rows: int) -> int:
         return int((batch["target"] != _NOTHING).sum())
 
+    @property
+    def reads_embeddings(self) -> bool:
+        return self._subwords is None
+
     def head(self, hidden: int) -> nn.Module:
         options = self.options
         decoder = Decoder(

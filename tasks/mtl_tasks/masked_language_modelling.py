@@ -132,6 +132,10 @@ class MaskedLanguageModelling(mtl.TaskKind):
         nothing: list[list[int]] = [[]] * len(rows)
         return {"places": Ragged.of(nothing, fill=_NOTHING), "tokens": Ragged.of(nothing, fill=_NOTHING)}
 
+    @property
+    def reads_embeddings(self) -> bool:
+        return True
+
     def redraw(self, features: Features, ids: Sequence[int], rng: np.random.Generator) -> Features:
         """Hide other tokens: 80 % of them behind the mask, 10 % behind a random token, as in BERT."""
         chosen = features.take(ids)

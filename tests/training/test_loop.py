@@ -41,7 +41,7 @@ class Watcher:
         pass
 
     def step_end(self, step, examples, report):
-        self.weights[step] = next(iter(self.model.parameters())).detach().clone()
+        self.weights[step] = next(self.model.encoder.layers().parameters()).detach().clone()
 
     def evaluation_end(self, step, metrics):
         pass
@@ -205,7 +205,7 @@ def test_no_evaluation_keeps_the_last_weights(encoder_folder, tmp_path):
     trainer = make_trainer(encoder_folder, tmp_path, evaluation={"times": 0})
     trainer.train()
     assert not (tmp_path / "best.safetensors").exists()
-    assert_close(next(iter(trainer.model.parameters())), trainer.watcher.weights[8], rtol=0, atol=0)
+    assert_close(next(trainer.model.encoder.layers().parameters()), trainer.watcher.weights[8], rtol=0, atol=0)
 
 
 #: Validation skills of the four evaluations, at steps 2, 4, 6 and 8.
@@ -233,7 +233,7 @@ def test_training_stops_and_keeps_the_best_weights(encoder_folder, tmp_path, mon
     progress = trainer.train()
     assert (progress.best_step, progress.step) == (best, last)
     assert progress.stopped == (patience is not None and last - best == 2 * patience)
-    assert_close(next(iter(trainer.model.parameters())), trainer.watcher.weights[best], rtol=0, atol=0)
+    assert_close(next(trainer.model.encoder.layers().parameters()), trainer.watcher.weights[best], rtol=0, atol=0)
     assert not torch.equal(trainer.watcher.weights[best], trainer.watcher.weights[last])
 
 
