@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ import yaml
 import mtl
 from mtl.config import ExperimentConfig
 from mtl.data.rows import Rows
-from mtl.errors import CheckpointError, DataError
+from mtl.errors import CheckpointError, DataError, MTLError
 from mtl.files import read_json, write_json, write_text
 from mtl.model.inference import TaskData, evaluate_trivial, skill_of
 from mtl.results import RESULTS_VERSION, command
+
+_LOG = logging.getLogger(__name__)
 
 
 def describe(folder: Path, config: ExperimentConfig, plugins: Mapping[str, str]) -> None:
@@ -51,6 +54,22 @@ def check_fingerprints(folder: Path, data: Mapping[str, TaskData]) -> None:
             "another name."
         )
     write_json(folder / "data.json", found)
+
+
+def warn_of_changes(folder: Path, read: Callable[[], Mapping[str, Mapping[str, Rows]]]) -> None:
+    """Warn where the results of a finished run are of other rows than there are now, or nothing can be said of that.
+
+    Args:
+        folder: Of the run.
+        read: Returns task → split → rows.
+    """
+    try:
+        changed = changed_data(folder, read())
+    except MTLError as error:
+        _LOG.warning("%s is finished; whether its data are as they were cannot be said: %s", folder, error)
+        return
+    if changed:
+        _LOG.warning("%s has changed since this run was finished. Remove %s to run again", changed, folder)
 
 
 def changed_data(folder: Path, data: Mapping[str, Mapping[str, Rows]]) -> str:

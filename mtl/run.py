@@ -33,7 +33,7 @@ from mtl.model.origin import Origin, hash_of
 from mtl.model.practice import Practice
 from mtl.model.precision import check_precision
 from mtl.plugins import Plugins
-from mtl.record import Stopwatch, changed_data, check_fingerprints, describe, summarize
+from mtl.record import Stopwatch, check_fingerprints, describe, summarize, warn_of_changes
 from mtl.report.write import write_report
 from mtl.results import read_results
 from mtl.seeds import seed_of
@@ -137,7 +137,7 @@ class Run:
         with locked(self.folder):
             finished = self.folder / "results.json"
             if finished.is_file():
-                self._warn_of_changes()
+                warn_of_changes(self.folder, lambda: {task.name: self._read(task) for part in self._tasks() for task in part})
                 return read_results(finished, CheckpointError)
             remove_parts(self.folder)
             try:
@@ -200,16 +200,10 @@ class Run:
         self.plugins.call("mtl_run_end", run=self, results=results)
         return results
 
-    def _warn_of_changes(self) -> None:
-        """Warn where the results of a finished run are of other rows than there are now."""
-        try:
-            tasks = [task for part in self._tasks() for task in part]
-            data = {task.name: load_splits(task, dict(self._kind(task).roles), self.config.base) for task in tasks}
-        except MTLError as error:
-            _LOG.warning("%s is finished; whether its data are as they were cannot be said: %s", self.folder, error)
-            return
-        if changed := changed_data(self.folder, data):  # type: ignore[arg-type]
-            _LOG.warning("%s has changed since this run was finished. Remove %s to run again", changed, self.folder)
+    def _read(self, task: Task) -> dict[str, Rows]:
+        """Read a task's splits."""
+        roles = dict(self.plugins.kinds.get(task.kind).roles)
+        return {str(split): rows for split, rows in load_splits(task, roles, self.config.base).items()}
 
     def _tasks(self) -> tuple[list[Task], list[Task], list[Task]]:
         """Return the source tasks, the target tasks and those of meta-validation."""
@@ -256,11 +250,10 @@ class Run:
 
     def _load(self, task: Task, tokenizer: Tokenizer, is_target: bool) -> TaskData:
         kind = self._kind(task)
-        roles = dict(kind.roles)
-        rows: dict[str, Rows] = {str(split): found for split, found in load_splits(task, roles, self.config.base).items()}
+        rows = self._read(task)
         if is_target and self._stage:
             files = self._stage.protocol.files(task.name, self._stage.targets_config.shots)
-            rows |= {name: load_file(task, path, roles, self.config.base) for name, path in files.items()}
+            rows |= {name: load_file(task, path, dict(kind.roles), self.config.base) for name, path in files.items()}
         splits, dropped = featurize_splits(kind, rows, tokenizer)
         cut = sum(features.tokenized.truncated for features in splits.values())
         if cut:

@@ -45,7 +45,8 @@ class BalancedFeatures(Balancing):
     def fill_gradients(self, model: MultiTaskModel, draw: Draw) -> StepReport:
         embeddings, report = model.encoder.backbone.get_input_embeddings().weight, StepReport()
         shared = list(model.encoder.shared().values())
-        tasks, rows = by_task(draw), embeddings.new_zeros(len(by_task(draw)), model.encoder.hidden)
+        tasks = by_task(draw)
+        rows = embeddings.new_zeros(len(tasks), model.encoder.hidden)
         sent: list[list[tuple[Tensor, Tensor]]] = [[] for _ in tasks]
         each = ((place, name, batch, share) for place, (name, own) in enumerate(tasks.items()) for batch, share in own)
         for place, name, batch, share in each:

@@ -86,6 +86,17 @@ def test_every_block_of_the_page_runs(tmp_path, environment):
     assert {"sh", "yaml", "python"} <= set(ran)
 
 
+def test_a_method_is_written_and_checked_as_its_page_says(tmp_path):
+    """With an interpreter of its own: the page puts a package on its path."""
+    [(_, language, text)] = blocks((PAGE.parent / "writing-a-method.md").read_text(encoding="utf-8"))
+    environment = _with_paths()
+    command = tmp_path / "bin" / "mtl"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nPYTHONPATH="$PYTHONPATH:{environment["PYTHONPATH"]}" exec {sys.executable} -m mtl "$@"\n')
+    command.chmod(0o755)
+    run_block(language, text, tmp_path, environment | {"PATH": os.pathsep.join([str(command.parent), os.environ["PATH"]])})
+
+
 def test_a_block_that_fails_is_noticed(tmp_path, environment):
     with pytest.raises(AssertionError, match="exit 3"):
         run_block("sh", "exit 3", tmp_path, environment)
