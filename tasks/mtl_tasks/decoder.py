@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
+from mtl.model.encoded import Encoded
+
 Keys = tuple[Tensor, Tensor]
 _HEAD_SIZE = 64
 
@@ -93,19 +95,22 @@ class Decoder(nn.Module):
         """Return what each layer reads of the encoder's states, made once for a whole text."""
         return [layer.cross.keys(states) for layer in self.layers]  # type: ignore[operator, union-attr]
 
+    def table(self, encoded: Encoded) -> Tensor:
+        """Return the embeddings that tokens are read and written by, its own or the encoder's, ``[vocabulary, hidden]``."""
+        return encoded.embeddings if self.embeddings is None else self.embeddings.weight
+
     def forward(
-        self, tokens: Tensor, shared: Tensor, memory: Sequence[Keys], mask: Tensor, past: Sequence[Keys] | None = None
+        self, tokens: Tensor, table: Tensor, memory: Sequence[Keys], mask: Tensor, past: Sequence[Keys] | None = None
     ) -> tuple[Tensor, list[Keys]]:
         """Return log-odds of the token after each, ``[rows, tokens, vocabulary]``, and the keys of all tokens so far.
 
         Args:
             tokens: The tokens to be read, ``[rows, tokens]``.
-            shared: The encoder's embeddings, ``[vocabulary, hidden]``.
+            table: See :meth:`table`.
             memory: See :meth:`memory`.
             mask: Which of the encoder's states may be read, ``[rows, 1, 1, states]``.
             past: The keys of the tokens before, one pair a layer.
         """
-        table = shared if self.embeddings is None else self.embeddings.weight
         offset = 0 if past is None else past[0][0].shape[2]
         places = torch.arange(offset, offset + tokens.shape[1], device=tokens.device)
         states = self.dropout(self.entry(nn.functional.embedding(tokens, table) + self.positions(places)))
@@ -138,12 +143,12 @@ class Search:
     end: int
 
 
-def write(decoder: Decoder, shared: Tensor, states: Tensor, mask: Tensor, search: Search) -> list[list[int]]:
+def write(decoder: Decoder, table: Tensor, states: Tensor, mask: Tensor, search: Search) -> list[list[int]]:
     """Write a text for each row, by beam search or by sampling, with keys kept from step to step.
 
     Args:
         decoder: In evaluation.
-        shared: The encoder's embeddings, ``[vocabulary, hidden]``.
+        table: What :meth:`Decoder.table` returns.
         states: The encoder's states, ``[rows, states, hidden]``.
         mask: 1 for tokens, ``[rows, states]``.
         search: How.
@@ -162,7 +167,7 @@ def write(decoder: Decoder, shared: Tensor, states: Tensor, mask: Tensor, search
     past: Any = None
     generator = torch.Generator(states.device).manual_seed(0)
     for _ in range(search.longest):
-        log_odds, past = decoder(tokens[:, -1:], shared, memory, readable, past)
+        log_odds, past = decoder(tokens[:, -1:], table, memory, readable, past)
         choice = _sample if search.temperature else _best
         found = choice(log_odds[:, -1].float().log_softmax(-1), scores, lengths, ended, search, generator)
         scores, lengths, origin, chosen = found

@@ -72,7 +72,7 @@ class DecoderHead(nn.Module):
         target = columns["target"].long()
         read = nn.functional.pad(target[:, :-1].clamp(min=0), (1, 0), value=self.start)
         mask = (encoded.mask > 0)[:, None, None, :]
-        log_odds: Tensor = self.decoder(read, encoded.embeddings, self.decoder.memory(states), mask)[0]
+        log_odds: Tensor = self.decoder(read, self.decoder.table(encoded), self.decoder.memory(states), mask)[0]
         return log_odds
 
 
@@ -204,7 +204,7 @@ class Generation(mtl.TaskKind):
         )
         with torch.no_grad():
             decoder: Any = head.decoder
-            return [self._text(tokens) for tokens in write(decoder, encoded.embeddings, encoded.states, encoded.mask, search)]
+            return [self._text(tokens) for tokens in write(decoder, decoder.table(encoded), encoded.states, encoded.mask, search)]
 
     def trivial(self) -> str:
         return ""

@@ -81,6 +81,12 @@ def test_a_head_that_reads_embeddings_without_saying_so_is_refused():
         _ = Encoded(states, torch.ones(1, 2), states[:, 0]).embeddings
 
 
+def texts(vocabulary):
+    rows = [{"source": f"the cat sat {number}", "target": f"die Katze {number}"} for number in range(64)]
+    options = {"vocabulary": vocabulary, "vocabulary_size": 60, "layers": 1, "longest": 6, "beams": 1}
+    return {"name": "texts", "kind": "generation", "data": splits(rows), "options": options}
+
+
 def train(experiment_values, name, **values):
     tasks = [{"name": "mood", "kind": "classification", "data": splits(sentiment_rows(64))}]
     finished = mtl.Experiment.of(
@@ -117,6 +123,8 @@ def test_training_is_the_same_but_for_the_decay_of_tokens_that_no_text_has(exper
         ({"strategy": "single"}, True),
         ({"encoder.freeze": "embeddings"}, False),
         ({"strategy": "protonet", "episodes": {"ways": 2, "shots": 1, "queries": 1}}, False),
+        ({"tasks": [texts("own")]}, True),
+        ({"tasks": [texts("encoder")]}, False),
         ({"tasks": [{"name": "words", "kind": "masked-language-modelling", "data": splits(sentiment_rows(64))}]}, False),
     ],
 )

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from mtl.model.encoded import Encoded
 from mtl_tasks.decoder import Decoder, Search, write
 
 START, END, SIZE = 1, 2, 6
@@ -105,6 +106,8 @@ def test_sampling_draws_alike_each_time_and_is_greedy_when_it_is_cold(decoder, r
 
 def test_an_own_table_of_embeddings_is_read_and_written_by():
     made = Decoder(4, layers=1, vocabulary=9, longest=3, dropout=0.0, own_embeddings=True)
-    assert made.embeddings.weight.shape == (9, 4)
-    log_odds, _ = made(torch.tensor([[8]]), torch.zeros(2, 4), made.memory(torch.zeros(1, 1, 4)), torch.ones(1, 1, 1, 1) > 0)
+    states = torch.zeros(1, 1, 4)
+    table = made.table(Encoded(states, torch.ones(1, 1), states[:, 0]))  # which has no embeddings of the encoder's
+    assert table is made.embeddings.weight
+    log_odds, _ = made(torch.tensor([[8]]), table, made.memory(states), torch.ones(1, 1, 1, 1) > 0)
     assert log_odds.shape == (1, 1, 9)
