@@ -17,8 +17,10 @@ MFU: operations that the tokens need (no padding; Chowdhery et al. 2022, arXiv:2
 best throughput of float32 products of matrices (of bfloat16 ones where they are used) in the same process.
 Time to a metric (``--target 90``): seconds of training until both tasks have so much test accuracy, looked at after every
 tenth step while the clock stands; a training ends there.
-How: one process, the sides in turn after a warm-up of each; round r has seed r. Targets: 1.8 times the examples a
-second of the defaults and 1.3 times those of the best settings, accuracy the same within the spread of the seeds.
+How: one process, the sides in turn after a warm-up of each; round r has seed r. With ``--turns 10`` each side has a process of
+its own instead, and they take turns of ten steps, so that a slow minute of the machine is one of all sides.
+Targets: 1.8 times the examples a second of the defaults and 1.3 times those of the best settings, accuracy the same within the
+spread of the seeds.
 
     DATA=path/to/data python benchmarks/hf_trainer.py
 """
@@ -29,9 +31,10 @@ import argparse
 import copy
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,15 +81,18 @@ class Looks:
 
     Args:
         target: The accuracy, in percent.
+        turns: After how many steps the other sides have their turn; 0 for never.
         test: Returns each task's accuracy.
     """
 
-    def __init__(self, target: float | None, test: Callable[[], Mapping[str, float]]) -> None:
-        self.target, self.test = target, test
+    def __init__(self, target: float | None, turns: int, test: Callable[[], Mapping[str, float]]) -> None:
+        self.target, self.turns, self.test = target, turns, test
         self.seconds, self.reached = 0.0, False
 
     def after(self, step: int) -> bool:
-        """Return whether a training may end with this step; what looking takes is added to ``seconds``."""
+        """Return whether a training may end with this step; what looking and waiting take is added to ``seconds``."""
+        if self.turns and step % self.turns == 0:
+            self.seconds += measuring.hand_over()
         if self.target is not None and step % 10 == 0:
             with measuring.stopwatch() as clock:
                 self.reached = 100 * min(self.test().values()) >= self.target
@@ -188,7 +194,7 @@ class Bench:
     def limited(self, examples: int) -> Bench:
         """Return the same with another budget, for the warm-up."""
         other = copy.copy(self)
-        other.examples = examples
+        other.examples, other.options = examples, argparse.Namespace(**{**vars(self.options), "turns": 0})
         return other
 
     def mtl(self, seed: int, precision: Precision = "fp32") -> Outcome:
@@ -204,7 +210,7 @@ class Bench:
         def test() -> dict[str, float]:
             return {name: evaluate(model, task, "test", size=64)["accuracy"] for name, task in self.data.items()}
 
-        onlooker = Looking(Looks(self.options.target, test))
+        onlooker = Looking(Looks(self.options.target, self.options.turns, test))
         with tempfile.TemporaryDirectory() as folder, measuring.settings_of_a_run():
             onlooker.trainer = Trainer(model, self.data, strategy, sampler, self.examples, config, Path(folder), onlooker)
             with measuring.stopwatch() as clock:
@@ -231,7 +237,7 @@ class Bench:
                 found = {name: trainer.predict(rows) for name, rows in zip(self.data, self.splits["test"], strict=True)}
                 return {name: float((np.argmax(got.predictions, -1) == got.label_ids).mean()) for name, got in found.items()}
 
-            looks = Looks(self.options.target, test)
+            looks = Looks(self.options.target, self.options.turns, test)
             trainer.add_callback(LookingCallback(looks))
             with measuring.stopwatch() as clock:
                 trainer.train()
@@ -326,6 +332,20 @@ def summary(
     return rows, figures
 
 
+def in_turns(options: argparse.Namespace, sides: list[str]) -> dict[str, list[Outcome]]:
+    """Train all sides side by side, in processes of their own that have turns of ``options.turns`` steps."""
+    passed = ("epochs", "batch_size", "learning_rate", "warm_up", "test_rows", "target", "turns")
+    given = {f"--{name.replace('_', '-')}": getattr(options, name) for name in passed}
+    same = [part for name, value in given.items() if value is not None for part in (name, value)]
+    outcomes: dict[str, list[Outcome]] = {side: [] for side in sides}
+    for seed in range(options.repeats):
+        found = measuring.in_turns(__file__, {side: [side, "--seed", seed, *same] for side in sides})
+        for side, outcome in found.items():
+            outcomes[side].append(Outcome(**outcome))
+        print(f"  round {seed + 1} of {options.repeats} done", file=sys.stderr, flush=True)
+    return outcomes
+
+
 def main() -> None:
     parser = measuring.parser(__doc__)
     parser.add_argument("--epochs", type=float, default=0.2, help="passes over the 12,885 training rows")
@@ -336,7 +356,9 @@ def main() -> None:
     parser.add_argument("--memory", type=int, default=1, help="whether the peak memory of each side is measured")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="one of them hf's. Default: all")
     parser.add_argument("--target", type=float, help="test accuracy, %%, of both tasks at which a training ends")
+    parser.add_argument("--turns", type=int, default=0, help="sides train side by side in processes, in turns of so many steps")
     parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.set_defaults(repeats=3)
     options = parser.parse_args()
     torch.set_num_threads(measuring.THREADS)
@@ -351,16 +373,24 @@ def main() -> None:
         return {name: partial(way, bench, **settings) for name, (way, settings) in ways.items()}
 
     if options.child is not None:
-        sides(Bench(options))[options.child](0)
-        print(json.dumps(measuring.peak_memory()))
+        bench = Bench(options)
+        if options.turns:
+            sides(bench.limited(options.warm_up * options.batch_size))[options.child](0)
+            measuring.hand_over()
+        outcome = sides(bench)[options.child](options.seed)
+        print(json.dumps(asdict(outcome) if options.turns else measuring.peak_memory()))
         return
     # First, while this process is small: a child's peak starts from what its parent holds.
     same = ("--epochs", min(options.epochs, 0.05), "--batch-size", options.batch_size, "--test-rows", 16)
     memory = {name: measuring.in_fresh_process(__file__, name, *same) / 1e6 for name in ways if options.memory}
-    bench = Bench(options)
     throughput = {low: measuring.matmul_throughput(low) for low in {"bf16" in name for name in ways}}
-    measuring.interleave(sides(bench.limited(options.warm_up * options.batch_size)), 1)
-    rows, figures = summary(measuring.interleave(sides(bench), options.repeats), throughput, memory)
+    if options.turns:
+        outcomes = in_turns(options, list(ways))
+    else:
+        bench = Bench(options)
+        measuring.interleave(sides(bench.limited(options.warm_up * options.batch_size)), 1)
+        outcomes = measuring.interleave(sides(bench), options.repeats)
+    rows, figures = summary(outcomes, throughput, memory)
     columns = [
         "side",
         "examples a second",

@@ -238,6 +238,47 @@ def in_fresh_process(script: str, *arguments: object, **environment: str) -> Any
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def in_turns(script: str, children: Mapping[str, Sequence[object]]) -> dict[str, Any]:
+    """Return the JSON that each child prints last; one runs at a time, and the next goes on where it calls :func:`hand_over`.
+
+    Args:
+        script: What is run as ``script --child arguments`` for each.
+        children: Their names and arguments. Each hands over when it has read its data, and waits for the others to have done so.
+    """
+    running = {}
+    for name, arguments in children.items():
+        command = [sys.executable, script, "--child", *map(str, arguments)]
+        running[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        _said(running[name], name)
+    results: dict[str, Any] = {}
+    while running:
+        for name, child in list(running.items()):
+            print("go on", file=child.stdin, flush=True)
+            if (said := _said(child, name)) != _HANDED_OVER:
+                results[name] = json.loads(said)
+                child.communicate()
+                del running[name]
+    return results
+
+
+_HANDED_OVER = "handed over"
+
+
+def _said(child: subprocess.Popen[str], name: str) -> str:
+    assert child.stdout is not None
+    if said := child.stdout.readline():
+        return said.strip()
+    sys.exit(f"{name} has ended without a result; see above.")
+
+
+def hand_over() -> float:
+    """Let the next child of :func:`in_turns` run, and return the seconds until this one's turn has come again."""
+    with stopwatch() as clock:
+        print(_HANDED_OVER, flush=True)
+        sys.stdin.readline()
+    return clock["wall"]
+
+
 @contextmanager
 def settings_of_a_run() -> Iterator[None]:
     """Train mtl as ``mtl run`` does, with deterministic algorithms and freed memory kept, and leave the other side without."""

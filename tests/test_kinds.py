@@ -565,7 +565,8 @@ def test_an_unknown_option_is_refused_with_the_nearest():
     [
         ("   ", "row 1: column 'text' is empty"),
         (None, "row 1: column 'text' holds nothing; a text is needed"),
-        (7, r"row 1: column 'text' holds 7 \(int\); a text is needed"),
+        (7, r"row 1: column 'text' holds 7 \(int\); a text is needed. Is another column meant\?"),
+        (math.nan, r"row 1: column 'text' holds nan \(float\); a text is needed. Mend or remove the row"),
         ("a b c d e f", r"row 1: column 'text' has 6 words, more than max_words \(5\)"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -82,7 +83,7 @@ class Rows:
             if isinstance(value, list) and all(isinstance(word, str) for word in value):
                 value = " ".join(value)
             if not isinstance(value, str):
-                raise self.error(index, f"{column} holds {_show(value)}; a text is needed. Mend or remove the row.")
+                raise self.error(index, f"{column} holds {_show(value)}; a text is needed. {_remedy(value)}")
             if not value.strip():
                 raise self.error(index, f"{column} is empty. Fill it in or remove the row.")
             if max_words is not None and len(value) > 2 * max_words and (count := len(value.split())) > max_words:
@@ -103,6 +104,12 @@ def join_rows(parts: Sequence[Rows]) -> Rows:
     numbers = [number for part in parts for number in part.numbers]
     digest = hashlib.sha256("\0".join(part.fingerprint for part in parts).encode()).hexdigest()
     return Rows(columns, sources, numbers, digest)
+
+
+def _remedy(value: Any) -> str:
+    if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return "Is another column meant? If not, give the rows as JSON Lines, with quotes around these values."
+    return "Mend or remove the row."
 
 
 def _show(value: Any) -> str:

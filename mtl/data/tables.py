@@ -265,7 +265,8 @@ def _root_cause(error: BaseException) -> str:
         error = error.__cause__
     message = str(error).strip().partition("\n")[0].removeprefix("Error tokenizing data. C error: ").rstrip(".")
     if opened := re.search(r"EOF inside string starting at row (\d+)", message):
-        return f"the quote that opens in line {int(opened[1]) + 1} or after it is not closed."
+        where = f"the quote that opens in line {int(opened[1]) + 1} or after it is not closed."
+        return f"{where} Close it; a quote that is part of a text is doubled, in a text within quotes."
     return f"{message or type(error).__name__}."
 
 

@@ -285,6 +285,12 @@ class Trainer:
                         f"The loss of task {name!r} is {loss} at step {step}. Lower optimizer.learning_rate, or look at the "
                         "task's targets. The last checkpoint before it is kept."
                     )
+            for name, weight in report.weights.items():
+                if not math.isfinite(weight):
+                    raise TrainingError(
+                        f"The weight of task {name!r} is {weight} at step {step}, though the losses are finite. Look at the "
+                        "weighting or aggregation that gives it. The last checkpoint before it is kept."
+                    )
             if norm is not None and not math.isfinite(norm):
                 raise TrainingError(
                     f"The gradient of {', '.join(map(repr, losses))} is not finite at step {step}. Lower "

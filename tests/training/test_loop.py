@@ -263,6 +263,13 @@ def test_a_gradient_that_is_not_finite_stops_the_training(encoder_folder, tmp_pa
         trainer.train()
 
 
+def test_a_weight_that_is_not_finite_is_named_and_not_the_learning_rate(encoder_folder, tmp_path, monkeypatch):
+    trainer = make_trainer(encoder_folder, tmp_path, evaluation={"times": 0})
+    monkeypatch.setattr(type(trainer.strategy._weighting), "weights", lambda self: {"mood": 1.0, "rating": math.nan})
+    with pytest.raises(TrainingError, match=r"The weight of task 'rating' is nan at step 1, .*Look at the weighting"):
+        trainer.train()
+
+
 def test_frozen_weights_stay_and_the_others_do_not(encoder_folder, tmp_path):
     trainer = make_trainer(
         encoder_folder, tmp_path, encoder={"name": str(encoder_folder), "max_length": 32, "freeze": 1}, evaluation={"times": 0}
