@@ -34,7 +34,12 @@ class Question:
     @property
     def name(self) -> str:
         """The question in words."""
-        return self.task if self.shots is None else f"{self.task}, {self.shots} shot{'' if self.shots == 1 else 's'}"
+        return self.task if self.shots is None else f"{self.task}, {in_shots(self.shots)}"
+
+
+def in_shots(count: int | str) -> str:
+    """Return ``1 shot`` or ``5 shots``."""
+    return f"{count} shot{'' if str(count) == '1' else 's'}"
 
 
 @dataclass(frozen=True)

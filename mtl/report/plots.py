@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mtl.compare.columns import Column
+from mtl.compare.figures import in_shots
 from mtl.files import write_atomic
 from mtl.metrics import mean_of
 from mtl.report.tables import questions_of, transfer_rows
@@ -69,7 +70,7 @@ def plot_transfer(columns: Sequence[Column], path: Path) -> Path | None:
     """Draw few-shot transfer of every encoder to every target."""
     rows_of = transfer_rows(columns)
     asked = questions_of(rows_of)
-    names = [f"{_broken(target)}\n{_shots(shots)}" for target, shots in asked]
+    names = [f"{_broken(target)}\n{in_shots(shots)}" for target, shots in asked]
     bars = {
         label: [mean_of([value for run in runs for value in run.get(target, {}).get(shots, ())]) for target, shots in asked]
         for label, runs in rows_of.items()
@@ -81,10 +82,6 @@ def _broken(task: str) -> str:
     """Let a long name go on in a second line after its last ``/``."""
     before, slash, name = task.rpartition("/")
     return f"{before}{slash}\n{name}" if before else name
-
-
-def _shots(count: str) -> str:
-    return f"{count} shot{'' if count == '1' else 's'}"
 
 
 def _series(lines: Iterable[Mapping[str, Any]], key: str) -> dict[str, tuple[list[float], list[float]]]:

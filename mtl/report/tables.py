@@ -10,12 +10,12 @@ from typing import Any
 
 from mtl.compare.bootstrap import FEWEST_UNITS, Estimate, differences, estimate
 from mtl.compare.columns import Column
-from mtl.compare.figures import told_of
+from mtl.compare.figures import in_shots, told_of
 from mtl.metrics import mean_of, number
 
 _BASELINE = "single"
-#: So many columns of figures with intervals fit a terminal.
-_MOST_ASKED = 4
+#: What fits a terminal, and what a figure with its interval takes of it.
+_WIDTH, _FIGURE = 80, len("0.000 ±0.000")
 #: More columns than this fit no page.
 _MOST_COLUMNS = 12
 
@@ -167,13 +167,13 @@ def transfer_tables(columns: Sequence[Column]) -> list[Table]:
     notes += dict.fromkeys(note for about in _transfers(columns) for label in _labels(about) for note in told_of(about, label))
     notes += few_runs(min(len(column.runs) for column in columns))
     title = "Transfer to held-out targets"
-    if len(asked) <= _MOST_ASKED:
-        heads = {(target, shots): f"{target}, {shots} shots" for target, shots in asked}
-        return [_transfer(title, rows_of, untouched, heads, notes)]
     targets = list(dict.fromkeys(target for target, _ in asked))
+    heads = {(target, shots): f"{target}, {in_shots(shots)}" for target, shots in asked}
+    if len(targets) == 1 or _fits(rows_of, [*heads.values(), *(["Δ mean"] if untouched else [])]):
+        return [_transfer(title, rows_of, untouched, heads, notes)]
     tables = []
     for target in targets:
-        heads = {(target, shots): f"{shots} shots" for name, shots in asked if name == target}
+        heads = {(target, shots): in_shots(shots) for name, shots in asked if name == target}
         tables.append(_transfer(f"Transfer to {target}", rows_of, untouched, heads, []))
     shots_of = list(dict.fromkeys(shots for _, shots in asked))
     rows = []
@@ -183,9 +183,15 @@ def transfer_tables(columns: Sequence[Column]) -> list[Table]:
         if untouched is not None:
             row.append("" if label == untouched else _gain_over(rows_of, label, untouched, asked))
         rows.append(row)
-    heads_of_mean = ["encoder", *(f"{shots} shots" for shots in shots_of), *(["Δ mean"] if untouched else [])]
+    heads_of_mean = ["encoder", *map(in_shots, shots_of), *(["Δ mean"] if untouched else [])]
     notes.insert(1, "Targets are drawn again too: the intervals are for targets like these, not for these alone.")
     return [*tables, Table(f"{title}: mean of {len(targets)}", heads_of_mean, rows, notes)]
+
+
+def _fits(labels: Iterable[str], heads: Sequence[str]) -> bool:
+    """Tell whether a table of figures fits a terminal with no word of it broken."""
+    columns = [max(len("encoder"), *map(len, labels)), *(max(_FIGURE, *map(len, head.split())) for head in heads)]
+    return sum(columns) + 3 * len(columns) + 1 <= _WIDTH
 
 
 def _transfer(

@@ -148,10 +148,30 @@ def test_what_does_not_fit_a_terminal_is_a_table_for_each_target_and_one_of_mean
     joint = result("joint", targets={"joint": both(("a", 0.5), ("b", 0.8))})
     tables = transfer_tables([Column("none", [none]), Column("joint", [joint])])
     assert [table.title for table in tables] == ["Transfer to a", "Transfer to b", "Transfer to held-out targets: mean of 2"]
-    assert tables[0].columns == ["encoder", "1 shots", "5 shots", "10 shots", "Δ mean"]
+    assert tables[0].columns == ["encoder", "1 shot", "5 shots", "10 shots", "Δ mean"]
     assert [row[:4] for row in tables[0].rows] == [["none", "0.400", "0.400", "0.400"], ["joint", "0.500", "0.500", "0.500"]]
     assert [row[1][:5] for row in tables[2].rows] == ["0.500", "0.650"]
     assert tables[2].rows[1][-1][:6] == "+0.150"
+
+
+@pytest.mark.parametrize(
+    ("names", "tables"),
+    [
+        (("books", "films"), 1),
+        (("helpdesk/intent/healthcare", "helpdesk/intent/utilities"), 3),  # a head would be broken within a word
+        (("helpdesk/intent/healthcare",), 1),  # nothing to be put apart
+    ],
+)
+def test_targets_are_columns_of_one_table_where_their_names_fit(names, tables):
+    def asked(value):
+        figures = {name: {"prototype": {"5": [value, value]}} for name in names}
+        return {"figures": figures, "metric": dict.fromkeys(names, "accuracy")}
+
+    none = result("none", targets={"none": asked(0.4)}, tasks=())
+    joint = result("joint", targets={"joint": asked(0.5)})
+    found = transfer_tables([Column("none", [none]), Column("joint", [joint])])
+    assert len(found) == tables
+    assert all(len(row) == len(found[0].columns) for row in found[0].rows)
 
 
 def test_the_interval_of_a_gain_over_targets_is_of_runs_not_of_targets():
