@@ -275,7 +275,8 @@ def hand_over() -> float:
     """Let the next child of :func:`in_turns` run, and return the seconds until this one's turn has come again."""
     with stopwatch() as clock:
         print(_HANDED_OVER, flush=True)
-        sys.stdin.readline()
+        if not sys.stdin.readline():
+            sys.exit("The benchmark that started this process has ended.")
     return clock["wall"]
 
 
