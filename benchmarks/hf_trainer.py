@@ -45,14 +45,14 @@ import measuring
 import numpy as np
 import torch
 import transformers
-from datasets import Dataset, concatenate_datasets
+from datasets import concatenate_datasets
 from datasets.utils.logging import disable_progress_bar
+from hf_side import TwoHeads, as_dataset
 from measuring import Onlooker, Spread
 from torch import Tensor, nn
 
 from mtl.components import Builder
 from mtl.config import Choice, ExperimentConfig, validate
-from mtl.data.features import Features
 from mtl.model.inference import TaskData, evaluate
 from mtl.model.precision import Precision, in_bfloat16
 from mtl.plugins import Plugins, load_plugins
@@ -125,46 +125,6 @@ class LookingCallback(transformers.TrainerCallback):
         """Look."""
         if self.looks.after(state.global_step):
             control.should_training_stop = True
-
-
-class TwoHeads(nn.Module):
-    """The module that a user of the Hugging Face Trainer writes for two tasks.
-
-    Args:
-        backbone: The ``AutoModel``.
-        heads: A linear layer for each task.
-    """
-
-    def __init__(self, backbone: Any, heads: list[nn.Linear]) -> None:
-        super().__init__()
-        self.backbone, self.heads, self.dropout = backbone, nn.ModuleList(heads), nn.Dropout(0.1)
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, task: Tensor, labels: Tensor
-    ) -> dict[str, Tensor]:
-        """Return the loss and the logits, padded to the larger head."""
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        states = self.backbone(**inputs).last_hidden_state
-        weights = attention_mask.unsqueeze(-1).float()
-        pooled = self.dropout((states * weights).sum(1) / weights.sum(1))
-        logits = pooled.new_full((len(pooled), max(head.out_features for head in self.heads)), float("-inf"))
-        for number, head in enumerate(self.heads):
-            own = (task == number).nonzero().squeeze(-1)
-            logits[own, : head.out_features] = head(pooled[own]).to(logits)
-        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
-
-
-def as_dataset(features: Features, number: int) -> Dataset:
-    """Turn mtl's features of a task into what the Hugging Face Trainer reads: the very same tokens and labels."""
-    tokens = [features.tokenized[row][0].tolist() for row in range(len(features))]
-    columns = {
-        "input_ids": tokens,
-        "attention_mask": [[1] * len(ids) for ids in tokens],
-        "token_type_ids": [[0] * len(ids) for ids in tokens],
-        "task": [number] * len(tokens),
-        "label": np.asarray(features.columns["label"]).tolist(),
-    }
-    return Dataset.from_dict(columns)
 
 
 class Bench:
@@ -337,13 +297,11 @@ def in_turns(options: argparse.Namespace, sides: list[str]) -> dict[str, list[Ou
     passed = ("epochs", "batch_size", "learning_rate", "warm_up", "test_rows", "target", "turns")
     given = {f"--{name.replace('_', '-')}": getattr(options, name) for name in passed}
     same = [part for name, value in given.items() if value is not None for part in (name, value)]
-    outcomes: dict[str, list[Outcome]] = {side: [] for side in sides}
+    rounds = []
     for seed in range(options.repeats):
-        found = measuring.in_turns(__file__, {side: [side, "--seed", seed, *same] for side in sides})
-        for side, outcome in found.items():
-            outcomes[side].append(Outcome(**outcome))
+        rounds.append(measuring.in_turns(__file__, {side: [side, "--seed", seed, *same] for side in sides}))
         print(f"  round {seed + 1} of {options.repeats} done", file=sys.stderr, flush=True)
-    return outcomes
+    return {side: [Outcome(**found[side]) for found in rounds] for side in sides}
 
 
 def main() -> None:
