@@ -1,8 +1,9 @@
 """What balancing of gradients costs: a step of ``balanced`` with each method beside one of plain ``joint``.
 
 Measured: seconds of ``fill_gradients`` and FLOPs (``torch.utils.flop_counter``), for 2, 4 and 8 classifications with rows
-of their own, 64 rows in all, of similar length, as batches are cut; messages of the bundled corpus, MiniLM, embeddings frozen, no
-dropout, float32. ``--rows`` and ``--precision`` are for other batches.
+of their own, 64 rows in all, 38 tokens each, as batches are cut from rows of one length: there is no padding that either side
+could save. Messages of the bundled corpus, MiniLM, embeddings frozen, no dropout, float32. ``--rows``, ``--tokens`` and
+``--precision`` are for other batches.
 Against: plain joint training on the same rows, with all tasks in one pass; and with a pass for each (``batch.accumulate``), whose
 products of matrices are as small as those of a balanced step.
 How: all sides in turn in one process after a warm-up, under the settings of ``mtl run`` (deterministic algorithms, freed memory
@@ -17,6 +18,7 @@ the time and the best throughput of products of matrices here.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -38,13 +40,14 @@ from mtl.training.weighting import TaskLoss
 JOINT, APART = "joint", "joint, a pass for each task"
 
 
-def draws_of(data: Mapping[str, TaskData], count: int) -> tuple[list[Batch], list[Batch]]:
-    """Return one batch of all tasks, and a batch for each; of the same ``count`` rows."""
+def draws_of(data: Mapping[str, TaskData], count: int, tokens: int) -> tuple[list[Batch], list[Batch]]:
+    """Return one batch of all tasks, and a batch for each; of the same ``count`` rows, of so many ``tokens`` each."""
     features = {name: task.splits["train"] for name, task in data.items()}
     kinds = {name: task.kind for name, task in data.items()}
-    lengths = next(iter(features.values())).tokenized.input_ids.lengths
-    middle = lengths.argsort(kind="stable")[(len(lengths) - count) // 2 :][:count].tolist()
-    rows = {name: middle[number :: len(data)] for number, name in enumerate(data)}
+    long = (next(iter(features.values())).tokenized.input_ids.lengths == tokens).nonzero()[0].tolist()
+    if count > len(long):
+        sys.exit(f"--rows: the corpus has {len(long)} messages of {tokens} or more tokens. Let --tokens be fewer.")
+    rows = {name: long[number : count : len(data)] for number, name in enumerate(data)}
     return [collate(rows, features, kinds)], [collate({name: own}, features, kinds) for name, own in rows.items()]
 
 
@@ -62,6 +65,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, nargs="+", default=[2, 4, 8], help="numbers of tasks")
     parser.add_argument("--methods", nargs="+", help="aggregations. Default: all that are registered")
     parser.add_argument("--rows", type=int, default=64, help="of all tasks in a step")
+    parser.add_argument("--tokens", type=int, default=38, help="of a row: longer messages are cut, shorter ones left out")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the encoder")
     parser.set_defaults(repeats=5)
     options = parser.parse_args()
@@ -73,11 +77,13 @@ def main() -> None:
     rows: dict[str, list[str]] = {name: [name] for name in (JOINT, APART, *methods, "mgda on features")}
     figures: dict[str, Any] = {}
     for count in options.tasks:
-        config = EncoderConfig(name="minilm", freeze="embeddings", dropout=0.0, precision=options.precision)
+        config = EncoderConfig(
+            name="minilm", freeze="embeddings", dropout=0.0, precision=options.precision, max_length=options.tokens
+        )
         encoder = load_encoder(config, place, attention="sdpa" if options.precision == "fp32" else None)
         data = measuring.make_tasks(plugins, encoder, count)
         model = measuring.make_model(encoder, data, 0)
-        mixed, apart = draws_of(data, options.rows)
+        mixed, apart = draws_of(data, options.rows, options.tokens)
         choices = {name: Choice(name="balanced", aggregation=name) for name in methods}
         choices["mgda on features"] = Choice(name="balanced-features", aggregation="mgda")
         sides: dict[str, Callable[[int], float]] = {}

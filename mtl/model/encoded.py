@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -119,17 +120,14 @@ def _pool_max(states: Tensor, mask: Tensor) -> Tensor:
 POOLING = {"mean": _pool_mean, "cls": _pool_cls, "max": _pool_max}
 
 
-_GROUP_SHARE, _WASTE = 0.7, 0.1
-
-
 def by_length(
     mask: Tensor,
     inputs: Mapping[str, Tensor],
     states: Tensor | None,
-    least: int,
+    cost: int,
     run: Callable[[Mapping[str, Tensor], Tensor | None, Tensor | None], Tensor],
 ) -> Tensor:
-    """Run a batch, in groups of similar lengths where much of the work would be padding, and return its rows in order.
+    """Run a batch, in groups of similar lengths where that is cheaper than its padding, and return its rows in order.
 
     On a GPU a batch is left whole: there reading the lengths would cost more than it saves.
 
@@ -137,10 +135,10 @@ def by_length(
         mask: 1 for tokens, 0 for padding, ``[sequences, tokens]``; ``inputs`` may have one that hides some of them.
         inputs: ``[sequences, tokens]`` each.
         states: What is known of them, ``[sequences, tokens, hidden]``, if anything is.
-        least: Rows that a group has at least.
+        cost: What a group takes beside its tokens, in tokens.
         run: From a group's inputs, its states and the numbers of its rows in order (``None``: all) to ``[rows, tokens, ...]``.
     """
-    groups = _groups(mask, least)
+    groups = _groups(mask, cost)
     if groups is None:
         return run(inputs, states, None)
     parts = []
@@ -151,18 +149,27 @@ def by_length(
     return torch.cat(parts)[torch.cat([rows for rows, _ in groups]).argsort()]
 
 
-def _groups(mask: Tensor, least: int) -> list[tuple[Tensor, int]] | None:
-    """Part rows of very different lengths into groups of similar ones: their numbers, and the longest of each."""
-    if mask.device.type != "cpu" or len(mask) < 2 * least:
+def _groups(mask: Tensor, cost: int) -> list[tuple[Tensor, int]] | None:
+    """Part rows into groups of similar lengths: their numbers, and the longest of each; ``None`` if one is best.
+
+    Of all ways to part the rows in order of length, the one that computes the fewest tokens, ``cost`` for each group among
+    them. The best way for the shorter ones is part of the best way for all (dynamic programming, over different lengths).
+    """
+    if mask.device.type != "cpu":
         return None
-    lengths = mask.sum(1)
-    if float(lengths.sum()) > (1 - _WASTE) * mask.numel():
+    lengths = mask.sum(1).numpy()
+    if mask.numel() - lengths.sum() <= cost:
         return None
-    order = lengths.argsort(descending=True, stable=True)
-    ordered = lengths[order].tolist()
-    starts = [0]
-    for place, length in enumerate(ordered):
-        if place - starts[-1] >= least and length < _GROUP_SHARE * ordered[starts[-1]]:
-            starts.append(place)
-    ends = [*starts[1:], len(ordered)]
-    return [(order[start:end].sort().values, ordered[start]) for start, end in zip(starts, ends, strict=True)]
+    longest, counts = np.unique(lengths, return_counts=True)
+    ends = np.concatenate([[0], counts.cumsum()])
+    best, start = np.zeros(len(ends), int), np.zeros(len(ends), int)
+    for end in range(1, len(ends)):
+        tokens = best[:end] + longest[end - 1] * (ends[end] - ends[:end])
+        start[end] = tokens.argmin()
+        best[end] = tokens[start[end]] + cost
+    order, groups, end = mask.sum(1).argsort(stable=True), [], len(longest)
+    while end:
+        rows = order[ends[start[end]] : ends[end]]
+        groups.append((rows.sort().values, int(longest[end - 1])))
+        end = start[end]
+    return groups if len(groups) > 1 else None

@@ -166,7 +166,7 @@ class Encoder(nn.Module):
                 theirs = owners if owners is None or rows is None else [owners[row] for row in rows.tolist()]
                 return self._above(part, lower, depth, theirs)
 
-            states = by_length(mask, inputs, states, self._least(mask), above)
+            states = by_length(mask, inputs, states, self.cost_of_a_pass(mask), above)
         pool, layers = POOLING[self.pooling], None
         if self.mixing:
             layers, states = Layers(states, seen, pool), states[..., -self.hidden :]
@@ -174,9 +174,9 @@ class Encoder(nn.Module):
         embeddings = None if isinstance(table, UsedTokens) else table.weight
         return Encoded(states, mask, pool(states, seen), embeddings=embeddings, layers=layers)
 
-    def _least(self, mask: Tensor) -> int:
-        """Return how many rows a group of similar lengths has at least: in bfloat16 on a CPU every new shape has a cost."""
-        return 8 if in_bfloat16(self.precision, mask.device) else 4
+    def cost_of_a_pass(self, mask: Tensor) -> int:
+        """Return what a pass takes beside its tokens, in tokens: starting operations, reading weights, adding up gradients."""
+        return 512 if in_bfloat16(self.precision, mask.device) else 128
 
     def _hide(self, mask: Tensor) -> Tensor:
         """Return a mask without the tokens that are hidden this time; the first is never among them."""
@@ -199,7 +199,7 @@ class Encoder(nn.Module):
                 return self._below(part, depth)[:rows, :tokens]
 
         mask = inputs["attention_mask"]
-        return by_length(mask, inputs, lower, self._least(mask), below)
+        return by_length(mask, inputs, lower, self.cost_of_a_pass(mask), below)
 
     def keep_frozen(self, folder: Path, most_bytes: int) -> None:
         """Keep on disk what leaves the frozen layers, so that a sequence goes through them once. They have no dropout then.

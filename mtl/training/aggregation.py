@@ -30,6 +30,19 @@ def pieces(jacobian: Tensor, parameters: int = 2**17) -> Sequence[Tensor]:
     return found
 
 
+def gramian_of(jacobian: Tensor, parameters: int = 2**12) -> Tensor:
+    """Return the products of the gradients, ``jacobian @ jacobian.T``, ``[tasks, tasks]``.
+
+    In blocks of so many ``parameters``, so that memory is read once: a product of so few and such long rows as a whole reads
+    them several times, and takes two to four times as long with 2 to 8 tasks.
+    """
+    tasks, whole = len(jacobian), jacobian.shape[1] // parameters
+    blocks = jacobian[:, : whole * parameters].view(tasks, whole, parameters).transpose(0, 1)
+    rest = jacobian[:, whole * parameters :]
+    found: Tensor = (blocks @ blocks.mT).sum(0) + rest @ rest.T
+    return found
+
+
 class Aggregation(ABC):
     """Makes one gradient of several. Write one as a dataclass; its fields are its options.
 

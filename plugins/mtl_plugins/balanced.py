@@ -19,7 +19,7 @@ from mtl.data.features import Features
 from mtl.errors import ConfigError
 from mtl.model.memory import free_memory
 from mtl.model.multitask import MultiTaskModel
-from mtl.training.aggregation import Aggregation, Combined, pieces
+from mtl.training.aggregation import Aggregation, Combined, gramian_of
 from mtl.training.draws import Batches, Draws
 from mtl.training.schedule import Schedule
 from mtl.training.strategy import Build, Draw, StepReport
@@ -71,7 +71,7 @@ class Balancing(mtl.Strategy):
 
     def balance(self, draw: Draw, jacobian: Tensor, losses: Tensor, report: StepReport) -> Combined:
         """Make one of the gradients ``[tasks, parameters]``, and report how they were to each other."""
-        names, gramian = list(report.losses), torch.stack([piece @ piece.T for piece in pieces(jacobian)]).sum(0)
+        names, gramian = list(report.losses), gramian_of(jacobian)
         report.gradients = look_at(gramian, names)
         if not gramian.isfinite().all():  # no solver takes them; whoever trains says whose loss or gradient it is
             weights = torch.full_like(losses, torch.nan)

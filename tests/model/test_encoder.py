@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,7 @@ from transformers import RobertaConfig, RobertaModel
 import mtl
 from mtl.config import EncoderConfig
 from mtl.errors import EncoderError
-from mtl.model.encoded import Encoded
+from mtl.model.encoded import Encoded, by_length
 from mtl.model.encoder import Encoder, load_encoder
 from mtl.model.pretrained import positions_of
 
@@ -344,12 +345,32 @@ def test_a_batch_of_very_different_lengths_is_encoded_in_groups_to_the_same(arch
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @torch.no_grad()
-def test_groups_are_larger_in_bfloat16_where_every_shape_has_a_cost(precision):
+def test_groups_are_larger_in_bfloat16_where_tokens_are_cheaper_and_every_shape_has_a_cost(precision):
     encoder, calls = small("Bert"), []
     encoder.precision = precision
     encoder.backbone.register_forward_hook(lambda *_: calls.append(1))
     encoder(ragged(UNEQUAL[:12]))
     assert (len(calls) > 1) == (precision == "fp32")
+
+
+@pytest.mark.parametrize("cost", [0, 3, 8, 30, 1000])
+def test_groups_are_the_cheapest_of_all_ways_to_part_a_batch_in_order_of_length(cost):
+    lengths = [7, 2, 9, 3, 3, 8, 1, 9]
+    ordered, ways = sorted(lengths), []
+    for cuts in product([False, True], repeat=len(lengths) - 1):
+        ends = [place for place, cut in enumerate(cuts, 1) if cut] + [len(lengths)]
+        ways.append(sum(cost + ordered[end - 1] * (end - start) for start, end in zip([0, *ends], ends, strict=False)))
+    shapes = []
+
+    def run(inputs, states, rows):
+        shapes.append(inputs["attention_mask"].shape)
+        numbers = torch.arange(len(lengths)) if rows is None else rows
+        return inputs["attention_mask"].unsqueeze(-1) * (numbers + 1)[:, None, None]
+
+    mask = ragged(lengths)["attention_mask"]
+    found = by_length(mask, {"attention_mask": mask}, None, cost, run)
+    assert sum(cost + rows * tokens for rows, tokens in shapes) == min(ways)
+    assert torch.equal(found.squeeze(-1), mask * torch.arange(1, 9)[:, None])  # every row in its place
 
 
 @pytest.mark.parametrize("lengths", [[40, 3, 4], [20] * 20, [20, 18, 16] * 8])
