@@ -18,10 +18,10 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-BENCHMARKS := loop_overhead hf_trainer predict_heads memory_tasks cpu_pass meta kept_states passes streaming balancing sharing compare \
+BENCHMARKS := loop_overhead hf_trainer predict_heads memory_tasks cpu_pass groups meta kept_states passes streaming balancing sharing compare \
   scaling start_up tokenizing few_shot_setfit
 
-# Hours on a quiet machine; with REPEATS=1 a rehearsal that measures everything once. Three need DATA=path/to/data with trec/
+# Hours on a quiet machine; with REPEATS=1 a rehearsal that measures everything once. Four need DATA=path/to/data with trec/
 # and subj/ in it, one sst2/ and mr/ too; meta.py needs learn2learn. The results are appended to benchmarks/results.
 bench: $(addprefix bench-,$(BENCHMARKS)) bench-time_to_metric
 
