@@ -157,17 +157,17 @@ def _groups(mask: Tensor, cost: int) -> list[tuple[Tensor, int]] | None:
     """
     if mask.device.type != "cpu":
         return None
-    lengths = mask.sum(1).numpy()
-    if mask.numel() - lengths.sum() <= cost:
+    lengths = mask.sum(1)
+    if mask.numel() - int(lengths.sum()) <= cost:
         return None
-    longest, counts = np.unique(lengths, return_counts=True)
+    longest, counts = np.unique(lengths.numpy(), return_counts=True)
     ends = np.concatenate([[0], counts.cumsum()])
     best, start = np.zeros(len(ends), int), np.zeros(len(ends), int)
     for end in range(1, len(ends)):
         tokens = best[:end] + longest[end - 1] * (ends[end] - ends[:end])
         start[end] = tokens.argmin()
         best[end] = tokens[start[end]] + cost
-    order, groups, end = mask.sum(1).argsort(stable=True), [], len(longest)
+    order, groups, end = lengths.argsort(stable=True), [], len(longest)
     while end:
         rows = order[ends[start[end]] : ends[end]]
         groups.append((rows.sort().values, int(longest[end - 1])))
