@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", help="aggregations. Default: all that are registered")
     parser.add_argument("--rows", type=int, default=64, help="of all tasks in a step")
     parser.add_argument("--tokens", type=int, default=38, help="of a row: longer messages are cut, shorter ones left out")
+    parser.add_argument("--strategy", choices=("balanced", "balanced-at-once"), default="balanced")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the encoder")
     parser.set_defaults(repeats=5)
     options = parser.parse_args()
@@ -84,7 +85,7 @@ def main() -> None:
         data = measuring.make_tasks(plugins, encoder, count)
         model = measuring.make_model(encoder, data, 0)
         mixed, apart = draws_of(data, options.rows, options.tokens)
-        choices = {name: Choice(name="balanced", aggregation=name) for name in methods}
+        choices = {name: Choice(name=options.strategy, aggregation=name) for name in methods}
         choices["mgda on features"] = Choice(name="balanced-features", aggregation="mgda")
         sides: dict[str, Callable[[int], float]] = {}
         flops: dict[str, int] = {}

@@ -128,6 +128,20 @@ def join_inputs(batches: Sequence[Batch]) -> dict[str, Tensor]:
     }
 
 
+def join(batches: Sequence[Batch]) -> Batch:
+    """Put batches of different tasks into one. A sequence that several of them have is there for each."""
+    if len(batches) == 1:
+        return batches[0]
+    parts, start = {}, 0
+    for batch in batches:
+        count = len(batch.inputs["attention_mask"])
+        for name, part in batch.parts.items():
+            index = torch.arange(count, device=batch.inputs["attention_mask"].device) if part.index is None else part.index
+            parts[name] = replace(part, index=index + start)
+        start += count
+    return Batch(join_inputs(batches), parts)
+
+
 def columns_of(features: Features) -> dict[str, Tensor]:
     """Return the columns of all rows as tensors, ``[rows, ...]``, without the sequences."""
     return {key: _column(value, range(len(features))) for key, value in features.columns.items()}

@@ -313,3 +313,9 @@ def exchange(backbone: nn.Module, name: str, make: Callable[[Any], nn.Module]) -
 def ends_with(name: str, ends: Iterable[str]) -> bool:
     """Tell whether a module's name is one of ``ends``, or ends with one after a dot."""
     return any(name == end or name.endswith(f".{end}") for end in ends)
+
+
+def is_trained(module: nn.Module, *, recurse: bool = True) -> bool:
+    """Say whether a module is trained: a weight of it is, or there are to be adapters of each task in it."""
+    routed = (isinstance(part, Routed) for part in (module.modules() if recurse else [module]))
+    return any(routed) or any(parameter.requires_grad for parameter in module.parameters(recurse))

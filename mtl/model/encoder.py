@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mtl.config import EncoderConfig
 from mtl.data.tokenizer import Tokenizer
 from mtl.errors import ConfigError, EncoderError
-from mtl.model.adapters import ADAPTERS_FILE, Adapter, Adapters, Routed
+from mtl.model.adapters import ADAPTERS_FILE, Adapter, Adapters, Routed, is_trained
 from mtl.model.checkpointing import Recompute, recompute_layers
 from mtl.model.compiling import Compiled
 from mtl.model.encoded import POOLING, Encoded, Layers, by_length
@@ -46,6 +46,7 @@ class Encoder(nn.Module):
     Attributes:
         frozen_depth: How many layers are frozen, where what leaves them is kept; else 0.
         adapters: The adapters in its layers, if it has any.
+        parted: The :class:`mtl.model.gradient_rows.GradientRows` that parts a pass's gradients by task, while one does.
         origin: The :class:`mtl.model.origin.Origin` that it was loaded from, if it is a registered one.
     """
 
@@ -73,6 +74,7 @@ class Encoder(nn.Module):
         self._recomputes: list[Recompute] = recompute_layers(list(self.layers()), precision) if checkpointing else []
         self._compiled: Compiled | None = None
         self.adapters: Adapters | None = None
+        self.parted: Any = None
         self.origin: Any = None
 
     def compile_passes(self) -> None:
@@ -153,7 +155,7 @@ class Encoder(nn.Module):
             inputs: See :class:`mtl.data.batches.Batch`.
             states: What :meth:`trunk` gave for them; only the layers from ``depth`` on are run.
             depth: Where the trunk ended.
-            owners: The task of each sequence, those of a task side by side, where every task has adapters of its own.
+            owners: The task of each sequence, those of a task side by side, where adapters or gradients are each task's own.
         """
         mask = inputs["attention_mask"]
         if states is None:
@@ -211,7 +213,7 @@ class Encoder(nn.Module):
         Raises:
             EncoderError: If no layer is frozen, or the folder cannot be used.
         """
-        trained = [number for number, layer in enumerate(self.layers()) if _is_trained(layer)]
+        trained = [number for number, layer in enumerate(self.layers()) if is_trained(layer)]
         self.frozen_depth = depth = trained[0] if trained else len(self.layers())
         above = {id(module) for layer in self.layers()[depth:] for module in layer.modules()}
         below = [(name, module) for name, module in self.backbone.named_modules() if id(module) not in above]
@@ -221,7 +223,7 @@ class Encoder(nn.Module):
             for name, parameter in module._parameters.items()
             if parameter is not None
         }
-        if not depth or any(_is_trained(module, recurse=False) for _, module in below):
+        if not depth or any(is_trained(module, recurse=False) for _, module in below):
             raise EncoderError(
                 "encoder.cache keeps what leaves frozen layers; none is frozen. Set encoder.freeze to their number; "
                 "adapters have to be above them."
@@ -260,7 +262,10 @@ class Encoder(nn.Module):
     ) -> Tensor:
         rows, tokens = inputs["attention_mask"].shape
         inputs, states = round_shape(inputs, states, self.precision)
-        routing = nullcontext() if self.adapters is None else self.adapters.routing(owners, len(inputs["attention_mask"]))
+        sequences = len(inputs["attention_mask"])
+        if self.parted is not None and owners is not None:
+            self.parted.route(owners, sequences)
+        routing = nullcontext() if self.adapters is None else self.adapters.routing(owners, sequences)
         with routing, nullcontext() if states is None else self._cut(states, depth):
             return self._run(inputs)[:rows, :tokens]
 
@@ -392,9 +397,3 @@ def load_encoder(
     encoder.freeze(config.freeze)
     _LOG.info("encoder %s: %s attention", config.name, encoder.attention)
     return encoder
-
-
-def _is_trained(module: nn.Module, *, recurse: bool = True) -> bool:
-    """Say whether a module is trained: a weight of it is, or there are to be adapters of each task in it."""
-    routed = (isinstance(part, Routed) for part in (module.modules() if recurse else [module]))
-    return any(routed) or any(parameter.requires_grad for parameter in module.parameters(recurse))

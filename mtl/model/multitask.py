@@ -59,7 +59,7 @@ class MultiTaskModel(nn.Module):
         return {name: self.head(name)(encoded[name], part.columns) for name, part in batch.parts.items()}
 
     def encode(self, batch: Batch) -> dict[str, Encoded]:
-        """Run the encoder once. Where every task has adapters of its own, a sequence of several tasks is there for each.
+        """Run the encoder once. Where it asks whose a sequence is, one of several tasks is there for each.
 
         Returns:
             Task name → what the encoder says of its sequences.
@@ -70,7 +70,7 @@ class MultiTaskModel(nn.Module):
         return found
 
     def _encode(self, batch: Batch) -> dict[str, Encoded]:
-        if not self.encoder.per_task:
+        if not (self.encoder.per_task or self.encoder.parted):
             encoded = self.encoder(batch.inputs)
             return {name: encoded.of(part.index, part.counts) for name, part in batch.parts.items()}
         everything = torch.arange(len(batch.inputs["attention_mask"]), device=batch.inputs["attention_mask"].device)

@@ -14,6 +14,7 @@ Register = Callable[[str, Any], None]
 def mtl_register_strategies(register: Register) -> None:
     register("anil", "mtl_plugins.anil:ANIL")
     register("balanced", "mtl_plugins.balanced:Balanced")
+    register("balanced-at-once", "mtl_plugins.balanced_at_once:BalancedAtOnce")
     register("balanced-features", "mtl_plugins.balanced_features:BalancedFeatures")
     register("fomaml", "mtl_plugins.fomaml:FOMAML")
     register("imaml", "mtl_plugins.imaml:IMAML")

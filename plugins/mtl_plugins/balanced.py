@@ -168,11 +168,15 @@ class Balanced(Balancing):
                 for parameter, gradient, share in zip(others, found[count:], shares, strict=True):
                     add_gradient(parameter, gradient, share)
                 report.losses[name] = report.losses.get(name, 0) + loss.detach()
+        self._follow(draw, jacobian, report)
+        return report
+
+    def _follow(self, draw: Draw, jacobian: Tensor, report: StepReport) -> None:
+        """Let what is balanced follow one of the gradients ``[tasks, parameters]``."""
         losses = torch.stack([self._weights[name] * loss for name, loss in report.losses.items()])
         combined = self.balance(draw, jacobian, losses, report)
         for parameter, gradient in zip(self._balanced, _parted(combined.gradient, self._balanced), strict=True):
             add_gradient(parameter, gradient, 1.0)
-        return report
 
 
 class Drawn(Batches):
