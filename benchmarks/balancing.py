@@ -1,4 +1,4 @@
-"""What balancing of gradients costs: a step of ``balanced`` with each method beside one of plain ``joint``.
+"""What balancing of gradients costs: a step with each method, a pass for each task or all at once, beside one of ``joint``.
 
 Measured: seconds of ``fill_gradients`` and FLOPs (``torch.utils.flop_counter``), for 2, 4 and 8 classifications with rows
 of their own, 64 rows in all, 38 tokens each, as batches are cut from rows of one length: there is no padding that either side
@@ -66,7 +66,6 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", help="aggregations. Default: all that are registered")
     parser.add_argument("--rows", type=int, default=64, help="of all tasks in a step")
     parser.add_argument("--tokens", type=int, default=38, help="of a row: longer messages are cut, shorter ones left out")
-    parser.add_argument("--strategy", choices=("balanced", "balanced-at-once"), default="balanced")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the encoder")
     parser.set_defaults(repeats=5)
     options = parser.parse_args()
@@ -75,7 +74,11 @@ def main() -> None:
     plugins = load_plugins()
     methods = options.methods or list(plugins.aggregations)
     place = plugins.encoders.get("minilm")()
-    rows: dict[str, list[str]] = {name: [name] for name in (JOINT, APART, *methods, "mgda on features")}
+    balanced = {name: Choice(name="balanced", aggregation=name) for name in methods}
+    at_once = {f"{name}, at once": Choice(name="balanced-at-once", aggregation=name) for name in methods}
+    features = Choice(name="balanced-features", aggregation="mgda")
+    choices = {JOINT: Choice(name="joint"), APART: Choice(name="joint"), **balanced, **at_once, "mgda on features": features}
+    rows: dict[str, list[str]] = {name: [name] for name in choices}
     figures: dict[str, Any] = {}
     for count in options.tasks:
         config = EncoderConfig(
@@ -85,14 +88,12 @@ def main() -> None:
         data = measuring.make_tasks(plugins, encoder, count)
         model = measuring.make_model(encoder, data, 0)
         mixed, apart = draws_of(data, options.rows, options.tokens)
-        choices = {name: Choice(name=options.strategy, aggregation=name) for name in methods}
-        choices["mgda on features"] = Choice(name="balanced-features", aggregation="mgda")
         sides: dict[str, Callable[[int], float]] = {}
         flops: dict[str, int] = {}
-        for name, choice in {JOINT: Choice(name="joint"), APART: Choice(name="joint"), **choices}.items():
+        for name, choice in choices.items():
             strategy = make_strategy(plugins, choice, model, data)
             draw = mixed if name == JOINT else apart
-            steps = getattr(plugins.aggregations.get(name), "every", 1) if name in methods else 1
+            steps = getattr(getattr(strategy, "_aggregation", None), "every", 1)
             with FlopCounterMode(display=False) as counter:
                 step(strategy, model, draw, steps)
             flops[name] = int(counter.get_total_flops()) // steps

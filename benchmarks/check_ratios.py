@@ -95,7 +95,7 @@ SHORT = (
         "--tasks 4 --methods upgrad pcgrad --repeats 5",
         {
             f"a joint step beside one of {method}": lambda f, method=method: _ratio_of_least(f["4"]["seconds"], "joint", method)
-            for method in ("upgrad", "pcgrad")
+            for method in ("upgrad", "pcgrad", "upgrad, at once")
         },
         needs_data=False,
     ),

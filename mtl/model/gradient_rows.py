@@ -31,37 +31,36 @@ class GradientRows:
         parameters: Those of a row, in order.
 
     Attributes:
-        jacobian: ``[tasks, parameters]``, of the step that :meth:`filling` is for.
         alone: The names of parameters whose layers cannot write their gradients.
     """
 
-    jacobian: Tensor
-
     def __init__(self, encoder: Any, parameters: Sequence[nn.Parameter]) -> None:
         self._encoder, self._parameters = encoder, list(parameters)
-        self._ids = [id(parameter) for parameter in parameters]
+        self._ids = {id(parameter): None for parameter in parameters}  # in order
         self._layers = [layer for layer in encoder.modules() if self._can(layer)]
         theirs = {id(parameter) for layer in self._layers for parameter in layer.parameters(recurse=False)}
-        self.alone = [name for name, own in encoder.named_parameters() if id(own) in set(self._ids) - theirs]
+        self.alone = [name for name, own in encoder.named_parameters() if id(own) in self._ids.keys() - theirs]
 
     def _can(self, layer: nn.Module) -> bool:
-        own = [parameter for parameter in layer.parameters(recurse=False) if id(parameter) in self._ids]
-        return type(layer) in _COMPUTED and "forward" not in vars(layer) and bool(own)
+        """Say whether a layer knows how to write the gradients of all in it that is trained."""
+        trained = [id(parameter) for parameter in layer.parameters(recurse=False) if parameter.requires_grad]
+        own = type(layer) in _COMPUTED and "forward" not in vars(layer)
+        return own and bool(trained) and all(key in self._ids for key in trained)
 
     @contextmanager
-    def filling(self, tasks: Sequence[str], scales: Sequence[float]) -> Iterator[None]:
-        """Let layers write what comes back in this while; in the end, what nothing was written to is 0.
+    def filling(self, tasks: Sequence[str], scales: Sequence[float]) -> Iterator[Tensor]:
+        """Give a Jacobian ``[tasks, parameters]``, and let layers write into it what comes back in this while.
 
         Args:
             tasks: A row for each, by the names that :meth:`route` is given.
             scales: What each row is multiplied by as it is written.
         """
         sizes = [parameter.numel() for parameter in self._parameters]
-        self.jacobian = self._parameters[0].new_empty(len(tasks), sum(sizes))
+        jacobian = self._parameters[0].new_empty(len(tasks), sum(sizes))
         #: Row → parameter → where its gradient is to be; and those that have been written to.
         self._places = [
             {key: part.view_as(own) for key, own, part in zip(self._ids, self._parameters, row.split(sizes), strict=True)}
-            for row in self.jacobian
+            for row in jacobian
         ]
         self._written: list[set[int]] = [set() for _ in tasks]
         self._rows, self._scales = {name: row for row, name in enumerate(tasks)}, scales
@@ -69,14 +68,14 @@ class GradientRows:
         for layer in self._layers:
             layer.forward = partial(self._compute, layer)
         try:
-            yield
+            yield jacobian
+            for places, written in zip(self._places, self._written, strict=True):
+                for key in places.keys() - written:
+                    places[key].zero_()
         finally:
-            self._encoder.parted = None
+            self._encoder.parted, self._places = None, []  # the Jacobian is not kept here
             for layer in self._layers:
                 del layer.forward
-        for places, written in zip(self._places, self._written, strict=True):
-            for key in places.keys() - written:
-                places[key].zero_()
 
     def route(self, owners: Sequence[str], sequences: int) -> None:
         """Be told whose the sequences of the next pass are.
@@ -96,8 +95,10 @@ class GradientRows:
         """Add to a parameter's gradient in a row, where the row has one."""
         if (place := self._places[row].get(id(parameter))) is None:
             return
-        scaled = gradient if self._scales[row] == 1 else self._scales[row] * gradient
-        place.add_(scaled) if self._again(row, parameter) else place.copy_(scaled)
+        if self._again(row, parameter):
+            place.add_(gradient, alpha=self._scales[row])
+        else:
+            place.copy_(gradient).mul_(self._scales[row])  # in this order: gradients may be in bfloat16
 
     def put_product(self, row: int, parameter: Tensor, left: Tensor, right: Tensor) -> None:
         """Add ``left @ right`` to a parameter's gradient in a row, where the row has one."""
@@ -115,7 +116,8 @@ class GradientRows:
         return again
 
     def _compute(self, layer: nn.Module, inputs: Tensor) -> Tensor:
-        if inputs.dim() != 3 or len(inputs) != self._sequences:
+        parted = inputs.dim() == 3 and len(inputs) == self._sequences
+        if not (parted or self._encoder.recomputing):  # on the way back whose sequences they are is known
             raise EncoderError(
                 f"strategy balanced-at-once: a {type(layer).__name__} of this encoder takes {list(inputs.shape)} for "
                 f"{self._sequences} sequences, so that its gradients cannot be parted by task. Use balanced."

@@ -48,6 +48,10 @@ class BalancedAtOnce(Balanced):
 
     def check_encoder(self, encoder: Encoder) -> None:
         super().check_encoder(encoder)
+        if encoder.per_task:
+            raise ConfigError(
+                "strategy balanced-at-once: it cannot train adapters of each task. Set per_task to false, or use balanced."
+            )
         trained = encoder.shared()
         chosen = self._choose(encoder, trained)
         alone = GradientRows(encoder, [parameter for name, parameter in trained.items() if name in chosen]).alone
@@ -72,7 +76,7 @@ class BalancedAtOnce(Balanced):
         # What is not balanced has the mean of the gradients, so that each task's loss has its share; its own are without it.
         shares = {name: sum(batch.rows for batch, _ in own) / rows for name, own in tasks.items()}
         report = StepReport()
-        with self._gradients.filling([head_key(name) for name in tasks], [1 / share for share in shares.values()]):
+        with self._gradients.filling([head_key(name) for name in tasks], [1 / share for share in shares.values()]) as jacobian:
             for members in _passes(tasks, self._most):
                 batch = join([batch for _, batch, _ in members])
                 outputs = model(batch)
@@ -84,14 +88,14 @@ class BalancedAtOnce(Balanced):
                 found = torch.autograd.grad(total, asked, allow_unused=True)
                 if any(gradient is not None for gradient in found[: len(self._balanced)]):
                     raise EncoderError(
-                        "strategy balanced-at-once: a head reads weights of the encoder's layers, whose gradients cannot be "
-                        "parted by task. Use balanced."
+                        "strategy balanced-at-once: weights of the encoder's layers are read by others too, such as a head, and "
+                        "their gradients cannot be parted by task. Use balanced."
                     )
                 for (parameter, scale), gradient in zip(others, found[len(self._balanced) :], strict=True):
                     add_gradient(parameter, gradient, scale)
                 for name, loss in losses.items():
                     report.losses[name] = report.losses.get(name, 0) + loss.detach()
-        self._follow(draw, self._gradients.jacobian, report)
+        self._follow(draw, jacobian, report)
         return report
 
 

@@ -22,7 +22,7 @@ class Block(nn.Module):
         self.up, self.norm = nn.Linear(4, 6), nn.LayerNorm(6)
         self.again, self.plain = nn.Linear(6, 6, bias=False), nn.LayerNorm(6, bias=False)
         self.scale = nn.Parameter(torch.ones(6))
-        self.parted = None
+        self.parted, self.recomputing = None, False
 
     def forward(self, inputs):
         states = self.norm(self.up(inputs)).tanh()
@@ -51,23 +51,23 @@ def test_each_row_is_the_gradient_of_its_own_sequences(block):
     inputs, target = torch.randn(5, 3, 4).double(), torch.randn(5, 3, 6).double()
     rows = GradientRows(block, written(block))
     assert rows.alone == []
-    with rows.filling(list(RUNS), [1.0, 3.0]):
+    with rows.filling(list(RUNS), [1.0, 3.0]) as jacobian:
         rows.route(OWNERS, 5)
         found = torch.autograd.grad((block(inputs) * target).sum(), [*written(block), block.scale], allow_unused=True)
     assert all(gradient is None for gradient in found[:-1])
     scales = torch.tensor([[1.0], [3.0]]).double()
-    assert_close(rows.jacobian, scales * expected(block, inputs, target, written(block)))
+    assert_close(jacobian, scales * expected(block, inputs, target, written(block)))
 
 
 def test_passes_add_up_and_what_had_no_pass_is_zero(block):
     inputs, target = torch.randn(5, 3, 4).double(), torch.randn(5, 3, 6).double()
     rows = GradientRows(block, written(block))
-    with rows.filling([*RUNS, "third"], [1.0] * 3):
+    with rows.filling([*RUNS, "third"], [1.0] * 3) as jacobian:
         for _ in range(2):
             rows.route(OWNERS, 5)
             (block(inputs) * target).sum().backward()
-    assert_close(rows.jacobian[:2], 2 * expected(block, inputs, target, written(block)))
-    assert not rows.jacobian[2].any()
+    assert_close(jacobian[:2], 2 * expected(block, inputs, target, written(block)))
+    assert not jacobian[2].any()
 
 
 def test_frozen_parameters_have_no_place_and_layers_compute_as_before_afterwards(block):
@@ -75,11 +75,11 @@ def test_frozen_parameters_have_no_place_and_layers_compute_as_before_afterwards
     parameters = [parameter for parameter in written(block) if parameter.requires_grad]
     inputs, target = torch.randn(5, 3, 4).double(), torch.randn(5, 3, 6).double()
     rows = GradientRows(block, parameters)
-    with rows.filling(list(RUNS), [1.0, 1.0]):
+    with rows.filling(list(RUNS), [1.0, 1.0]) as jacobian:
         assert block.parted is rows
         rows.route(OWNERS, 5)
         (block(inputs) * target).sum().backward()
-    assert_close(rows.jacobian, expected(block, inputs, target, parameters))
+    assert_close(jacobian, expected(block, inputs, target, parameters))
     assert block.parted is None
     assert not any("forward" in vars(module) for module in block.modules())
 
@@ -88,6 +88,11 @@ def test_parameters_whose_layers_do_not_write_are_named(block):
     assert GradientRows(block, list(block.parameters())).alone == ["scale"]
     block.up.forward = block.up.forward  # somebody else's
     assert GradientRows(block, list(block.parameters())).alone == ["scale", "up.weight", "up.bias"]
+
+
+def test_a_layer_with_a_trained_parameter_that_is_in_no_row_does_not_write(block):
+    parameters = [parameter for parameter in written(block) if parameter is not block.up.bias]
+    assert GradientRows(block, parameters).alone == ["up.weight"]  # its bias would have no gradient
 
 
 def test_what_is_no_sequence_cannot_be_parted(block):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from conftest import rating_rows, sentiment_rows, splits
 from saved_setup import most_saved
 from torch.testing import assert_close
@@ -18,7 +19,7 @@ from mtl.config import Choice, EncoderConfig
 from mtl.data.batches import collate, join
 from mtl.data.features import featurize
 from mtl.data.sources import load_splits
-from mtl.model.encoder import load_encoder
+from mtl.model.encoder import Encoder, load_encoder
 from mtl.model.multitask import MultiTaskModel
 from mtl.plugins import load_plugins
 from mtl.training.weighting import TaskLoss
@@ -37,10 +38,12 @@ KINDS = (
 )
 
 
-def world_of(folder, tasks, **options):
+def world_of(folder, tasks, adapter=None, **options):
     """Return a model of ``tasks``, without dropout, and a function that makes a task's micro-batch."""
     config = EncoderConfig(name=str(folder), **{"max_length": 32, "dropout": 0.0, "freeze": "embeddings"} | options)
     encoder = load_encoder(config, folder, attention="sdpa")
+    if adapter is not None:
+        encoder.put(Builder(load_plugins())("adapter", adapter))
     kinds, features = {}, {}
     for name, (kind, data) in tasks.items():
         cls = load_plugins().kinds.get(kind)
@@ -50,6 +53,9 @@ def world_of(folder, tasks, **options):
         made.fit(rows)
         kinds[name], features[name] = made, featurize(made, rows, encoder.tokenizer)
     model = MultiTaskModel(encoder, kinds, lambda name: len(name)).eval()
+    for name, parameter in encoder.named_parameters():
+        if name in encoder.adapter_names():  # which change nothing until they are trained
+            torch.nn.init.normal_(parameter, std=0.1)
 
     def batch_of(name, rows=None):
         return collate({name: range(len(features[name])) if rows is None else rows}, features, kinds)
@@ -121,24 +127,42 @@ def test_a_task_in_several_micro_batches_counts_as_in_one(world):
 
 @pytest.mark.parametrize("balanced", [1, "adapter"])
 def test_what_is_not_balanced_follows_the_mean(balanced, encoder_folder):
-    model, batch_of = world_of(encoder_folder, TASKS, freeze="none")
-    if balanced == "adapter":
-        model.encoder.put(Builder(load_plugins())("adapter", Choice(name="bottleneck")))
-        for name, parameter in model.encoder.named_parameters():  # they change nothing until they are trained
-            if name in model.encoder.adapter_names():
-                torch.nn.init.normal_(parameter, std=0.1)
-        model.encoder.requires_grad_(True)
+    adapter = Choice(name="bottleneck") if balanced == "adapter" else None
+    model, batch_of = world_of(encoder_folder, TASKS, adapter, freeze="none")
     model.double()
     draw = [batch_of("mood", range(6)), batch_of("stars.of", range(3)), batch_of("tags")]
     assert_alike(model, draw, parameters_balanced=balanced)
     assert any("embeddings" in name for name in step("balanced-at-once", model, draw, parameters_balanced=balanced)[0])
 
 
-@pytest.mark.parametrize("options", [{"checkpointing": True}, {"mix": True}, {"pooling": "max"}])
-def test_gradients_are_alike_however_the_encoder_is_run(options, encoder_folder):
-    model, batch_of = world_of(encoder_folder, TASKS, **options)
-    model.double()
+def test_the_gradients_of_a_layer_that_is_used_several_times_add_up(world):
+    model, batch_of = world
+    config = transformers.AlbertConfig(
+        vocab_size=model.encoder.backbone.config.vocab_size,
+        embedding_size=16,
+        hidden_size=model.encoder.hidden,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+    )
+    model.encoder.backbone = transformers.AlbertModel(config, add_pooling_layer=False).double().eval()
+    model.encoder.freeze("embeddings")
     assert_alike(model, [batch_of("mood", range(6)), batch_of("stars.of", range(3)), batch_of("tags")])
+
+
+@pytest.mark.parametrize("cost", [10**6, 1], ids=["whole", "in groups"])
+@pytest.mark.parametrize("options", [{"checkpointing": True}, {"mix": True}, {"pooling": "max"}])
+def test_gradients_are_alike_however_the_encoder_is_run(options, cost, encoder_folder, monkeypatch):
+    model, batch_of = world_of(encoder_folder, TASKS, **options)
+    model.double().encoder.train()
+    monkeypatch.setattr(Encoder, "cost_of_a_pass", lambda encoder, mask: cost)
+    calls = []
+    hook = model.encoder.backbone.register_forward_pre_hook(lambda *_: calls.append(1))
+    draw = [batch_of("mood", range(6)), batch_of("stars.of", range(3)), batch_of("tags")]
+    step("balanced-at-once", model, draw)
+    hook.remove()
+    assert (len(calls) > 1) == (cost == 1)
+    assert_alike(model, draw)
 
 
 def test_gradients_in_bfloat16_are_as_near_to_those_in_float32_as_of_a_pass_for_each(encoder_folder):
@@ -246,6 +270,12 @@ def values_of(experiment_values, **encoder):
 def test_trained_embeddings_are_refused(experiment_values, write_experiment, fails):
     path = write_experiment(values_of(experiment_values, freeze="none"))
     fails("run", path, pieces=("balanced-at-once", "embeddings", "encoder.freeze to embeddings", "use balanced"))
+
+
+def test_adapters_of_each_task_are_refused(experiment_values, write_experiment, fails):
+    adapter = {"name": "bottleneck", "per_task": True}
+    path = write_experiment(values_of(experiment_values, freeze="embeddings", adapter=adapter))
+    fails("run", path, pieces=("balanced-at-once", "per_task to false"))
 
 
 def test_a_compiled_encoder_is_refused(experiment_values, write_experiment, fails):
