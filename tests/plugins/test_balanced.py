@@ -454,6 +454,10 @@ AFTER_A_STOP = [
 
 @pytest.mark.parametrize(("method", "sampler"), AFTER_A_STOP)
 def test_training_goes_on_with_the_same_bits_after_a_stop(method, sampler, encoder_folder, tmp_path, monkeypatch):
+    assert_goes_on({"name": "balanced", "aggregation": method}, sampler, encoder_folder, tmp_path, monkeypatch)
+
+
+def assert_goes_on(strategy, sampler, encoder_folder, tmp_path, monkeypatch):
     def experiment(folder):
         tasks = [{"name": name, "kind": kind, "data": data} for name, (kind, data) in TASKS.items()]
         tasks[0]["max_rows"] = {"train": 8}
@@ -461,7 +465,7 @@ def test_training_goes_on_with_the_same_bits_after_a_stop(method, sampler, encod
             name="balanced",
             encoder={"name": str(encoder_folder), "max_length": 32, "freeze": "embeddings"},
             tasks=tasks,
-            strategy={"name": "balanced", "aggregation": method},
+            strategy=strategy,
             sampler=sampler,
             budget={"epochs": 4},
             batch={"size": 12},

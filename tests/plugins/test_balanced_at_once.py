@@ -9,11 +9,11 @@ import torch
 import transformers
 from conftest import rating_rows, sentiment_rows, splits
 from saved_setup import most_saved
+from test_balanced import KINDS, assert_goes_on
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 import mtl
-import mtl.training.loop as loop
 from mtl.components import Builder
 from mtl.config import Choice, EncoderConfig
 from mtl.data.batches import collate, join
@@ -25,17 +25,6 @@ from mtl.plugins import load_plugins
 from mtl.training.weighting import TaskLoss
 
 pytest.importorskip("torchjd", reason="needs the extra gradient")
-
-KINDS = (
-    "classification",
-    "pair-classification",
-    "regression",
-    "token-classification",
-    "multilabel",
-    "ordinal",
-    "ranking",
-    "question-answering",
-)
 
 
 def world_of(folder, tasks, adapter=None, **options):
@@ -226,38 +215,8 @@ def test_its_activations_are_those_of_a_joint_step(eight):
 
 @pytest.mark.parametrize("aggregation", ["upgrad", "famo"])
 def test_training_goes_on_with_the_same_bits_after_a_stop(aggregation, encoder_folder, tmp_path, monkeypatch):
-    def experiment(folder):
-        return mtl.Experiment.of(
-            name="at-once",
-            encoder={"name": str(encoder_folder), "max_length": 32, "freeze": "embeddings"},
-            tasks=[{"name": name, "kind": TASKS[name][0], "data": TASKS[name][1]} for name in ("mood", "stars.of", "other")],
-            strategy={"name": "balanced-at-once", "aggregation": aggregation},
-            sampler="uniform",
-            budget={"epochs": 3},
-            batch={"size": 12},
-            optimizer={"learning_rate": 1e-3},
-            checkpoint={"every_seconds": 0},
-            threads=1,
-            output=str(folder),
-        )
-
-    whole = experiment(tmp_path / "whole").run()
-    train = loop.Trainer._step
-
-    def stopping(trainer, draw):
-        if trainer.progress.step == 4:
-            raise KeyboardInterrupt
-        train(trainer, draw)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "_step", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            experiment(tmp_path / "stopped").run()
-    again = experiment(tmp_path / "stopped").run()
-    kept = [sorted(finished.folder.glob("models/joint/**/*.safetensors")) for finished in (whole, again)]
-    assert kept[0]
-    assert [path.read_bytes() for path in kept[0]] == [path.read_bytes() for path in kept[1]]
-    assert whole.runs[0]["results"] == again.runs[0]["results"]
+    strategy = {"name": "balanced-at-once", "aggregation": aggregation}
+    assert_goes_on(strategy, "uniform", encoder_folder, tmp_path, monkeypatch)
 
 
 def values_of(experiment_values, **encoder):
