@@ -14,6 +14,7 @@ from mtl.components import Builder
 from mtl.config import Choice, EncoderConfig, validate
 from mtl.data.features import featurize, name_features
 from mtl.data.rows import Rows
+from mtl.errors import ConfigError
 from mtl.model.encoder import load_encoder
 from mtl.model.inference import TaskData
 from mtl.model.multitask import MultiTaskModel
@@ -82,11 +83,21 @@ class Bench:
         """Return the strategy ready to train a fresh model of both tasks, and draws of the named ones."""
         torch.manual_seed(0)
         strategy: Strategy = self.build("strategy", Choice(name=self.name))
-        model = MultiTaskModel(self.encoder(), {name: task.kind for name, task in self.data.items()}, lambda name: 0)
         strategy.setup([TaskLoss(name, 1.0, 1.0) for name in self.data], self.build)
+        model = MultiTaskModel(self._accepted(strategy), {name: task.kind for name, task in self.data.items()}, lambda name: 0)
         strategy.prepare(model.train())
         chosen = {name: task for name, task in self.data.items() if names is None or name in names}
         return strategy, model, strategy.draws(chosen, self.build("sampler", Choice(name="uniform")), self.config, 10_000)
+
+    def _accepted(self, strategy: Strategy) -> Any:
+        """Return an encoder that a strategy does not refuse: all of it is trained, or all but its embeddings."""
+        encoder = self.encoder()
+        try:
+            strategy.check_encoder(encoder)
+        except ConfigError:
+            encoder.freeze("embeddings")
+            strategy.check_encoder(encoder)
+        return encoder
 
     def optimizer(self, strategy: Strategy, model: MultiTaskModel) -> torch.optim.Optimizer:
         """Return an optimiser of everything that is trained."""
