@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mtl.compare.bootstrap import estimate
 from mtl.compare.columns import Column
-from mtl.compare.figures import in_shots
+from mtl.compare.figures import in_shots, nested, of_targets, questions_of
 from mtl.files import write_atomic
 from mtl.metrics import mean_of
-from mtl.report.tables import questions_of, transfer_rows
 
 _LOG = logging.getLogger(__name__)
 _SIZE = (7.0, 4.0)
@@ -68,12 +68,12 @@ def plot_tasks(columns: Sequence[Column], path: Path) -> Path | None:
 
 def plot_transfer(columns: Sequence[Column], path: Path) -> Path | None:
     """Draw few-shot transfer of every encoder to every target."""
-    rows_of = transfer_rows(columns)
-    asked = questions_of(rows_of)
-    names = [f"{_broken(target)}\n{in_shots(shots)}" for target, shots in asked]
+    methods = of_targets(columns)
+    asked = questions_of(methods)
+    names = [f"{_broken(question.task)}\n{in_shots(question.shots or 0)}" for question in asked]
     bars = {
-        label: [mean_of([value for run in runs for value in run.get(target, {}).get(shots, ())]) for target, shots in asked]
-        for label, runs in rows_of.items()
+        method.label: [estimate(nested(method.figures[each])).mean if each in method.figures else math.nan for each in asked]
+        for method in methods
     }
     return _bars(names, bars, "metric of the target, mean of the support sets", path) if names else None
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
 
 from mtl.compare.bootstrap import FEWEST_UNITS, Estimate, differences, estimate
-from mtl.compare.columns import Column
-from mtl.compare.figures import in_shots, told_of
+from mtl.compare.columns import Column, Draw
+from mtl.compare.figures import Method, Question, in_shots, nested, of_targets, questions_of
 from mtl.metrics import mean_of, number
 
 _BASELINE = "single"
@@ -117,75 +117,64 @@ def _task_notes(trained: Sequence[Column], baseline: Column | None) -> list[str]
     return notes
 
 
-def transfer_rows(columns: Sequence[Column]) -> dict[str, list[Mapping[str, Any]]]:
-    """Return the transfer figures of every encoder with every adaptation: label → of each run, target → shots → figures."""
-    rows: dict[str, list[Mapping[str, Any]]] = {}
-    several = any(len(by_adaptation) > 1 for run in _transfers(columns) for by_adaptation in run["figures"].values())
-    for column in columns:
-        for run in column.runs:
-            for group, found in run["targets"].items():
-                encoder = column.label if len(run["targets"]) == 1 else f"{column.label}: {group}"
-                for label in _labels(found):
-                    figures = {target: by_label[label] for target, by_label in found["figures"].items()}
-                    rows.setdefault(f"{encoder}, {label}" if several else encoder, []).append(figures)
-    return rows
-
-
-def questions_of(rows_of: Mapping[str, list[Mapping[str, Any]]]) -> list[tuple[str, str]]:
-    """Return every target with every number of shots that an encoder was asked, in order."""
-    found = ((target, shots) for runs in rows_of.values() for run in runs for target in run for shots in run[target])
-    return list(dict.fromkeys(found))
-
-
-def _labels(transfer: Mapping[str, Any]) -> list[str]:
-    """Return the adaptations of a run's transfer."""
-    return list(dict.fromkeys(label for by_label in transfer["figures"].values() for label in by_label))
-
-
-def _transfers(columns: Sequence[Column]) -> list[Mapping[str, Any]]:
-    return [found for column in columns for run in column.runs for found in run["targets"].values()]
-
-
 def transfer_tables(columns: Sequence[Column]) -> list[Table]:
     """Show few-shot transfer of every encoder to every target, with intervals and paired differences.
 
     One table where it fits a terminal; else one for each target, and one of the mean over targets.
     """
-    rows_of = transfer_rows(columns)
-    asked = questions_of(rows_of)
+    methods = of_targets(columns)
+    asked = questions_of(methods)
     if not asked:
         return []
-    counts = sorted({len(values) for runs in rows_of.values() for run in runs for by in run.values() for values in by.values()})
-    untouched = next((label for label in rows_of if label.split(", ")[0].split(" (")[0] == "none"), None)
+    counts = sorted({len(values) for method in methods for by_draw in method.figures.values() for values in by_draw.values()})
+    untouched = _untouched(methods)
     notes = [
         f"Mean over {' to '.join(map(str, counts))} episodes a run, the same ones for every encoder; ± half of the 95 % interval "
         "by hierarchical bootstrap."
     ]
-    by_shots = [by for runs in rows_of.values() for run in runs for by in run.values()]
-    notes += undefined_note(value for by in by_shots for values in by.values() for value in values)
-    notes += [f"Δ mean: minus {untouched}, the untouched pretrained encoder, paired by episode."] if untouched else []
-    notes += dict.fromkeys(note for about in _transfers(columns) for label in _labels(about) for note in told_of(about, label))
+    abouts = [about for column in columns for run in column.runs for about in run["targets"].values()]
+    notes += undefined_note(_figures([about["figures"] for about in abouts]))
+    if untouched:
+        notes.append(f"Δ mean: minus {untouched.label}, the untouched pretrained encoder, paired by episode.")
+        if not all(question.higher_is_better for question in asked):
+            notes.append("Where lower is better, less counts as a gain.")
+    notes += dict.fromkeys(note for method in methods for note in method.told)
     notes += few_runs(min(len(column.runs) for column in columns))
     title = "Transfer to held-out targets"
-    targets = list(dict.fromkeys(target for target, _ in asked))
-    heads = {(target, shots): f"{target}, {in_shots(shots)}" for target, shots in asked}
-    if len(targets) == 1 or _fits(rows_of, [*heads.values(), *(["Δ mean"] if untouched else [])]):
-        return [_transfer(title, rows_of, untouched, heads, notes)]
+    targets = list(dict.fromkeys(question.task for question in asked))
+    heads = {question: question.name for question in asked}
+    if len(targets) == 1 or _fits([method.label for method in methods], [*heads.values(), *(["Δ mean"] if untouched else [])]):
+        return [_transfer(title, methods, untouched, heads, notes)]
     tables = []
     for target in targets:
-        heads = {(target, shots): in_shots(shots) for name, shots in asked if name == target}
-        tables.append(_transfer(f"Transfer to {target}", rows_of, untouched, heads, []))
-    shots_of = list(dict.fromkeys(shots for _, shots in asked))
+        heads = {question: in_shots(question.shots or 0) for question in asked if question.task == target}
+        tables.append(_transfer(f"Transfer to {target}", methods, untouched, heads, []))
+    by_shots = {shots: [question for question in asked if question.shots == shots] for shots in [q.shots for q in asked]}
     rows = []
-    for label in rows_of:
-        parts = [[_figures(rows_of[label], target, shots) for target in targets] for shots in shots_of]
-        row = [label, *(interval([values for values in part if values]) for part in parts)]
+    for method in methods:
+        parts = [[nested(method.figures[each]) for each in part if each in method.figures] for part in by_shots.values()]
+        row = [method.label, *(interval(part) if part else "–" for part in parts)]
         if untouched is not None:
-            row.append("" if label == untouched else _gain_over(rows_of, label, untouched, asked))
+            row.append("" if method is untouched else _gain_over(method, untouched, asked))
         rows.append(row)
-    heads_of_mean = ["encoder", *map(in_shots, shots_of), *(["Δ mean"] if untouched else [])]
+    heads_of_mean = ["encoder", *(in_shots(shots or 0) for shots in by_shots), *(["Δ mean"] if untouched else [])]
     notes.insert(1, "Targets are drawn again too: the intervals are for targets like these, not for these alone.")
     return [*tables, Table(f"{title}: mean of {len(targets)}", heads_of_mean, rows, notes)]
+
+
+def _untouched(methods: Sequence[Method]) -> Method | None:
+    """Return the untouched encoder, with nearest prototypes where it was asked so."""
+    found = [method for method in methods if method.column.split(", ")[0].split(" (")[0] == "none"]
+    return min(found, key=lambda method: not method.adaptation.startswith("prototype"), default=None)
+
+
+def _figures(figures: Any) -> Iterator[float | None]:
+    """Yield all figures of a run's transfer."""
+    if isinstance(figures, Mapping | list):
+        for inner in figures.values() if isinstance(figures, Mapping) else figures:
+            yield from _figures(inner)
+    else:
+        yield figures
 
 
 def _fits(labels: Iterable[str], heads: Sequence[str]) -> bool:
@@ -195,19 +184,15 @@ def _fits(labels: Iterable[str], heads: Sequence[str]) -> bool:
 
 
 def _transfer(
-    title: str,
-    rows_of: Mapping[str, list[Mapping[str, Any]]],
-    untouched: str | None,
-    heads: Mapping[tuple[str, str], str],
-    notes: list[str],
+    title: str, methods: Sequence[Method], untouched: Method | None, heads: Mapping[Question, str], notes: list[str]
 ) -> Table:
     rows = []
-    for label, runs in rows_of.items():
-        figures = [_figures(runs, target, shots) for target, shots in heads]
-        if any(figures):
-            row = [label, *(interval(values) if values else "–" for values in figures)]
+    for method in methods:
+        if any(question in method.figures for question in heads):
+            cells = [interval(nested(method.figures[each])) if each in method.figures else "–" for each in heads]
+            row = [method.label, *cells]
             if untouched is not None:
-                row.append("" if label == untouched else _gain_over(rows_of, label, untouched, list(heads)))
+                row.append("" if method is untouched else _gain_over(method, untouched, list(heads)))
             rows.append(row)
     return Table(title, ["encoder", *heads.values(), *(["Δ mean"] if untouched else [])], rows, notes)
 
@@ -230,30 +215,21 @@ def undefined_note(values: Iterable[float | None]) -> list[str]:
     return [f"{count} figures are not defined, as a correlation with a constant is not. They are left out, and so is their pair."]
 
 
-def _figures(runs: Sequence[Mapping[str, Any]], target: str, shots: str) -> list[Any]:
-    return [run[target][shots] for run in runs if shots in run.get(target, {})]
-
-
-def _gain_over(
-    rows_of: Mapping[str, list[Mapping[str, Any]]], label: str, untouched: str, asked: Sequence[tuple[str, str]]
-) -> str:
-    """Write the mean paired difference over targets and shots with its interval: over runs, or over the episodes of one."""
-    if len(rows_of[label]) != len(rows_of[untouched]):
+def _gain_over(method: Method, untouched: Method, asked: Sequence[Question]) -> str:
+    """Write the mean paired difference over questions with its interval: over draws of chance, or the episodes of one."""
+    gains: dict[Draw, list[list[float]]] = {}
+    for question in asked:
+        mine, base = method.figures.get(question, {}), untouched.figures.get(question, {})
+        for draw in mine:
+            if draw in base and len(mine[draw]) == len(base[draw]):
+                found = differences(mine[draw], base[draw])
+                gains.setdefault(draw, []).append(found if question.higher_is_better else [-gain for gain in found])
+    if not gains:
         return "–"
-    runs = []
-    for mine, base in zip(rows_of[label], rows_of[untouched], strict=True):
-        answered = [each for each in asked if all(each[1] in run.get(each[0], {}) for run in (mine, base))]
-        both = [(mine[target][shots], base[target][shots]) for target, shots in answered]
-        if any(len(values) != len(other) for values, other in both):
-            return "–"
-        if both:
-            runs.append([differences(values, other) for values, other in both])
-    if not runs:
-        return "–"
-    if len(runs) > 1:
-        found = estimate([[mean_of(gains) for gains in gains_of] for gains_of in runs])
-        return f"{signed(found.mean)}{half_width(found)}"
-    questions = [estimate(gains) for gains in runs[0]]
+    if len(gains) > 1:
+        over = estimate(nested({draw: [mean_of(each) for each in of_draw] for draw, of_draw in gains.items()}))
+        return f"{signed(over.mean)}{half_width(over)}"
+    questions = [estimate(each) for of_draw in gains.values() for each in of_draw]
     # What the episodes of one question say of another one is nothing, once the encoder is given: variances add up.
     questions = [each for each in questions if not math.isnan(each.mean)]
     if not questions:

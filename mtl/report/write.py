@@ -76,7 +76,7 @@ def write_report(folder: Path, results: Mapping[str, Any]) -> None:
     """Write ``results.md`` and the plots of a run."""
     for log in sorted(folder.glob("models/*/log.jsonl")):
         plot_curves(read_log(log), folder / "plots" / log.parent.name)
-    tables = _tables([Column(results["strategy"], [results])], {})
+    tables = _tables(columns_of([{}], [results]), {})
     _write(folder, tables, f"{results['experiment']}: {results['strategy']}")
 
 

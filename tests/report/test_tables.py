@@ -7,7 +7,9 @@ import math
 
 import pytest
 
+from mtl.compare.bootstrap import estimate
 from mtl.compare.columns import Column, columns_of
+from mtl.compare.figures import nested, of_targets
 from mtl.report.tables import (
     Table,
     budget_table,
@@ -31,6 +33,11 @@ def result(strategy, value=0.5, *, skill=0.0, seed=0, targets=None, tasks=("mood
         "examples_seen": 16,
     }
     return {"strategy": strategy, "seed": seed, "tasks": dict.fromkeys(tasks, about), "targets": targets or {}}
+
+
+def seeds(label, runs):
+    """A column of runs that differ in their seed."""
+    return Column(label, runs, [("", seed) for seed in range(len(runs))])
 
 
 def transfer(prototype, **others):
@@ -127,7 +134,7 @@ def test_a_run_that_trains_nothing_has_no_task_table():
 def test_transfer_is_compared_with_the_untouched_encoder():
     none = result("none", targets={"none": transfer([0.4, 0.6])}, tasks=())
     joint = result("joint", targets={"joint": transfer([0.7, 0.9])})
-    (table,) = transfer_tables([Column("none", [none]), Column("joint", [joint])])
+    (table,) = transfer_tables([seeds("none", [none]), seeds("joint", [joint])])
     assert table.columns == ["encoder", "health, 5 shots", "Δ mean"]
     # Of two figures a resample is the lower one twice with probability ¼ and the higher one twice with ¼: the percentiles
     # are the two. Student's t with one degree of freedom stretches that by 12.706 / 1.960 · √2 = 9.168: two episodes say
@@ -146,7 +153,7 @@ def test_what_does_not_fit_a_terminal_is_a_table_for_each_target_and_one_of_mean
 
     none = result("none", targets={"none": both(("a", 0.4), ("b", 0.6))}, tasks=())
     joint = result("joint", targets={"joint": both(("a", 0.5), ("b", 0.8))})
-    tables = transfer_tables([Column("none", [none]), Column("joint", [joint])])
+    tables = transfer_tables([seeds("none", [none]), seeds("joint", [joint])])
     assert [table.title for table in tables] == ["Transfer to a", "Transfer to b", "Transfer to held-out targets: mean of 2"]
     assert tables[0].columns == ["encoder", "1 shot", "5 shots", "10 shots", "Δ mean"]
     assert [row[:4] for row in tables[0].rows] == [["none", "0.400", "0.400", "0.400"], ["joint", "0.500", "0.500", "0.500"]]
@@ -169,7 +176,7 @@ def test_targets_are_columns_of_one_table_where_their_names_fit(names, tables):
 
     none = result("none", targets={"none": asked(0.4)}, tasks=())
     joint = result("joint", targets={"joint": asked(0.5)})
-    found = transfer_tables([Column("none", [none]), Column("joint", [joint])])
+    found = transfer_tables([seeds("none", [none]), seeds("joint", [joint])])
     assert len(found) == tables
     assert all(len(row) == len(found[0].columns) for row in found[0].rows)
 
@@ -184,7 +191,7 @@ def test_the_interval_of_a_gain_over_targets_is_of_runs_not_of_targets():
         metric = {f"t{n}": "accuracy" for n in (0, 1)}
         for run in [*none, *joint]:
             run["targets"]["t"]["metric"] = metric
-        return transfer_tables([Column("none", none), Column("joint", joint)])[0].rows[1][-1]
+        return transfer_tables([seeds("none", none), seeds("joint", joint)])[0].rows[1][-1]
 
     # The targets gain 0.1 and 0.5, every episode and every run alike: how far they vary is not known.
     assert gain([[0.3] * 4, [0.7] * 4]) == "+0.300"
@@ -199,8 +206,8 @@ def test_the_interval_of_a_gain_over_targets_is_of_runs_not_of_targets():
 
 def test_encoders_that_were_asked_other_targets_are_shown_where_they_were_asked():
     first = result("joint", targets={"joint": transfer([0.5])})
-    second = result("joint", targets={"joint": {**transfer([0.7]), "figures": {"wealth": {"prototype": {"5": [0.7]}}}}})
-    (table,) = transfer_tables([Column("joint", [first, second])])
+    second = result("joint", targets={"joint": {"figures": {"wealth": {"prototype": {"5": [0.7]}}}, "metric": {"wealth": "accuracy"}}})
+    (table,) = transfer_tables([seeds("joint", [first, second])])
     assert table.columns == ["encoder", "health, 5 shots", "wealth, 5 shots"]
     assert table.rows == [["joint", "0.500", "0.700"]]
 
@@ -208,7 +215,7 @@ def test_encoders_that_were_asked_other_targets_are_shown_where_they_were_asked(
 def test_every_adaptation_is_a_row_of_its_own():
     none = result("none", targets={"none": transfer([0.5], ridge=[0.4])}, tasks=())
     joint = result("joint", targets={"joint": transfer([0.5], ridge=[0.6])})
-    (table,) = transfer_tables([Column("none", [none]), Column("joint", [joint])])
+    (table,) = transfer_tables([seeds("none", [none]), seeds("joint", [joint])])
     assert [row[0] for row in table.rows] == ["none, prototype", "none, ridge", "joint, prototype", "joint, ridge"]
     # Differences are to the untouched encoder with nearest prototypes.
     assert "Δ mean: minus none, prototype, the untouched pretrained encoder, paired by episode." in table.notes
@@ -218,17 +225,61 @@ def test_every_adaptation_is_a_row_of_its_own():
 
 def test_the_seeds_of_an_encoder_are_one_row():
     runs = [result("joint", targets={"joint": transfer(figures)}, seed=seed) for seed, figures in enumerate([[0.2], [0.4]])]
-    assert transfer_tables([Column("joint", runs)])[0].rows == [["joint", "0.300 ±0.917"]]
+    assert transfer_tables([seeds("joint", runs)])[0].rows == [["joint", "0.300 ±0.917"]]
 
 
 def test_a_model_for_each_task_is_a_row_of_its_own():
     single = result("single", targets={"mood": transfer([0.5]), "rating": transfer([0.6])})
-    (table,) = transfer_tables([Column("single", [single])])
+    (table,) = transfer_tables([seeds("single", [single])])
     assert [row[0] for row in table.rows] == ["single: mood", "single: rating"]
 
 
 def test_no_targets_have_no_table():
-    assert transfer_tables([Column("joint", [result("joint")])]) == []
+    assert transfer_tables([seeds("joint", [result("joint")])]) == []
+
+
+def grid(strategy, gain=0.0):
+    """Three splits of different difficulty, five seeds each."""
+    figures = {split: base + gain for split, base in (("a", 0.5), ("b", 0.7), ("c", 0.9))}
+    runs = [
+        result(strategy, seed=seed, targets={"x": transfer([figures[split] + 0.01 * seed])})
+        for split in figures
+        for seed in range(5)
+    ]
+    return [{"define.SPLIT": split, "seed": seed, "strategy": strategy} for split in figures for seed in range(5)], runs
+
+
+def test_seeds_of_a_split_are_no_units_of_their_own():
+    points, runs = (none + joint for none, joint in zip(grid("none"), grid("joint", 0.02), strict=True))
+    columns = columns_of(points, runs)
+    (table,) = transfer_tables(columns)
+    found = {method.label: next(iter(method.figures.values())) for method in of_targets(columns)}
+    for label, cell, _ in table.rows:
+        by_split = estimate(nested(found[label]))
+        assert by_split.units == 3
+        assert cell == f"{by_split.mean:.3f} ±{(by_split.high - by_split.low) / 2:.3f}"
+
+
+def test_where_lower_is_better_less_is_a_gain():
+    def asked(value):
+        about = transfer([value, value - 0.01])
+        return {"x": {**about, "metric": {"health": "mae"}, "higher_is_better": {"health": False}}}
+
+    (table,) = transfer_tables(
+        [seeds("none", [result("none", targets=asked(0.5))]), seeds("joint", [result("joint", targets=asked(0.4))])]
+    )
+    assert table.rows[1][-1] == "+0.100"
+    assert "Where lower is better, less counts as a gain." in table.notes
+
+
+def test_gains_are_over_nearest_prototypes_whatever_was_listed_first():
+    def both(ridge, prototype):
+        figures = {"ridge": {"5": [ridge]}, "prototype": {"5": [prototype]}}
+        return {"x": {**transfer([0.0]), "figures": {"health": figures}}}
+
+    none, joint = (result(name, targets=both(*each)) for name, each in (("none", (0.3, 0.5)), ("joint", (0.6, 0.7))))
+    (table,) = transfer_tables([seeds("none", [none]), seeds("joint", [joint])])
+    assert [row[-1] for row in table.rows] == ["−0.200", "", "+0.100", "+0.200"]
 
 
 def test_the_budget_is_what_each_task_has_seen():
