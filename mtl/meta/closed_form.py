@@ -77,14 +77,22 @@ def class_means(features: Tensor, shares: Tensor, names: Names | None = None) ->
     return sums / counts.clamp(min=1e-12).unsqueeze(-1)
 
 
+def unknown(means: Tensor) -> Tensor:
+    """Return which classes had no row or name to make a mean of, ``[ways]``; as the type of an entity that no support row has."""
+    return ~means.detach().any(-1)
+
+
 def nearest_by_cosine(means: Tensor, scale: Tensor | float) -> Linear:
-    """Return the layer ``scale · cos(x, mean)``."""
-    return Linear(scale * normalize(means, dim=-1), means.new_zeros(len(means)))
+    """Return the layer ``scale · cos(x, mean)``; from a class that is :func:`unknown` all is as far as can be, a cosine of −1."""
+    return Linear(scale * normalize(means, dim=-1), -scale * unknown(means).to(means.dtype))
 
 
 def nearest_by_distance(means: Tensor, scale: Tensor | float) -> Linear:
-    """Return the layer ``−scale · ‖x − mean‖²``, without the term that all classes share (Snell et al. 2017, equation 8)."""
-    return Linear(2 * scale * means, -scale * means.pow(2).sum(-1))
+    """Return the layer ``−scale · ‖x − mean‖²``, without the term that all classes share (Snell et al. 2017, equation 8).
+
+    From a class that is :func:`unknown` all is as far as can be: for x of length 1 and a mean of at most that a distance of 2.
+    """
+    return Linear(2 * scale * means, -scale * (means.pow(2).sum(-1) + 3 * unknown(means).to(means.dtype)))
 
 
 def ridge(features: Tensor, targets: Tensor, penalty: Tensor | float) -> Linear:

@@ -51,4 +51,5 @@ class ProtoNet(MetricLearner):
         return NEAREST[self.metric](means, self.factor("scale"))(queries)
 
     def adaptation(self, episodes: EpisodesConfig) -> Adaptation:
-        return Prototype(metric=self.metric, name_weight=self.name_weight if episodes.names else 0.0)
+        names = self.name_weight if episodes.names else 0.0
+        return Prototype(metric=self.metric, scale=float(self.factor("scale").detach()), name_weight=names)

@@ -44,4 +44,4 @@ class R2D2(MetricLearner):
         return head(queries) if reading.answers.is_floating_point() else self.factor("scale") * head(queries)
 
     def adaptation(self, episodes: EpisodesConfig) -> Adaptation:
-        return Ridge(penalty=float(self.factor("penalty").detach()))
+        return Ridge(penalty=float(self.factor("penalty").detach()), scale=float(self.factor("scale").detach()))

@@ -18,9 +18,12 @@ class Ridge(FeatureAdaptation):
 
     Args:
         penalty: λ; see :func:`mtl.meta.closed_form.ridge`.
+        scale: What the outputs of classes are multiplied by; answers do not depend on it, their probabilities do.
     """
 
     penalty: Annotated[float, Field(gt=0)] = 1.0
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
 
     def fit(self, features: Tensor, answers: Tensor, outputs: int, names: Names | None) -> Linear:
-        return ridge(features, as_targets(answers, outputs, features.dtype), self.penalty)
+        head = ridge(features, as_targets(answers, outputs, features.dtype), self.penalty)
+        return head if answers.is_floating_point() else Linear(self.scale * head.weight, self.scale * head.bias)

@@ -11,7 +11,7 @@ from torch.nn.functional import one_hot
 
 from mtl.data.episodes import EpisodeRows
 from mtl.errors import ConfigError
-from mtl.meta.closed_form import class_means
+from mtl.meta.closed_form import class_means, unknown
 from mtl.transfer.adaptation import LinearPredictor, Predictor, refuse_values
 from mtl.transfer.space import Space
 from mtl_plugins.prototype import NEAREST, Prototype
@@ -47,8 +47,9 @@ class SoftKMeans(Prototype):
         queries = space.features[list(episode.query)].flatten(0, -2)
         queries = queries[queries.any(-1)]  # places without a word have zeros
         own, layer = one_hot(answers, len(space.outputs(episode))).to(features.dtype), NEAREST[self.metric]
-        head, together = layer(class_means(features, own, names), self.scale), torch.cat([features, queries])
+        means, together = class_means(features, own, names), torch.cat([features, queries])
+        head, known = layer(means, self.scale), ~unknown(means)
         for _ in range(self.steps):
-            shares = torch.cat([own, head(queries).softmax(-1)])
+            shares = torch.cat([own, head(queries).softmax(-1) * known])  # nothing is drawn to a class that nothing stands for
             head = layer(class_means(together, shares, names), self.scale)
         return LinearPredictor(space, head)

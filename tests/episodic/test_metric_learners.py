@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from mtl.config import EpisodesConfig
 from mtl.data.batches import collate
 from mtl.errors import ConfigError
+from mtl.meta.closed_form import matching
 from mtl_plugins.matching import Matching
 from mtl_plugins.matching_network import MatchingNetwork
 from mtl_plugins.protonet import ProtoNet
@@ -128,15 +129,38 @@ def test_words_of_token_classification_are_rows_of_a_support(encoder_folder):
         return torch.stack(picked), torch.tensor([outputs.index(tag) for tag in tags[tags >= 0].tolist()])
 
     (support, labels), (query, wanted) = words(episode.support), words(episode.query)
-    # I- tags are outputs of the episode without a word of the support: their means are zeros.
+    # I- tags are outputs of the episode without a word of the support: all is as far from them as can be.
     means = torch.stack([support[labels == place].sum(0) / max(1, int((labels == place).sum())) for place in range(5)])
-    expected = cross_entropy(8 * query @ normalize(means, dim=-1).T, wanted)
+    cosines = torch.where(means.any(-1), query @ normalize(means, dim=-1).T, -1.0)
+    assert not means.any(-1).all()
+    expected = cross_entropy(8 * cosines, wanted)
     assert_close(strategy.episode_loss(reader, episode), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_protonet_needs_classes(encoder_folder):
     with pytest.raises(ConfigError, match=r"Task 'rating': kind 'regression' has no classes, which protonet needs"):
         ProtoNet().prepare(make_world(encoder_folder, tasks=["rating"]).model)
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [ProtoNet(scale=8.0), ProtoNet(metric="euclidean", scale=8.0), R2D2(penalty=0.5, scale=5.0), MatchingNetwork(scale=8.0)],
+)
+def test_a_target_is_answered_with_the_probabilities_that_were_trained(encoder_folder, strategy):
+    world = make_world(encoder_folder)
+    prepared, episode = world.prepared(strategy), world.episode()
+    for value in prepared.parameters():
+        value.data += 0.7  # as training moves it
+    reader = prepared._readers["topic"]
+    with torch.no_grad():
+        reading = reader.read(episode)
+        trained = prepared.answer(reading, reading.query, 3).softmax(-1)
+    adaptation = prepared.adaptation(EpisodesConfig())
+    if isinstance(adaptation, Matching):
+        answered = matching(reading.support, reading.answers, 3, reading.query, adaptation.scale)
+    else:
+        answered = adaptation.fit(reading.support, reading.answers, 3, None)(reading.query)
+    assert_close(answered.softmax(-1), trained, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("strategy", ALL)
@@ -153,10 +177,11 @@ def test_learned_factors_come_back_and_stay_the_optimiser_s(encoder_folder, stra
 
 def test_targets_are_learned_as_was_practised(encoder_folder):
     world, episodes = make_world(encoder_folder), EpisodesConfig(names=True)
-    assert world.prepared(ProtoNet(metric="euclidean", name_weight=2.0)).adaptation(episodes) == Prototype(
-        metric="euclidean", name_weight=2.0
+    by_name = world.prepared(ProtoNet(metric="euclidean", name_weight=2.0)).adaptation(episodes)
+    assert by_name == Prototype(metric="euclidean", scale=pytest.approx(10.0), name_weight=2.0)
+    assert world.prepared(ProtoNet(scale=7.0)).adaptation(EpisodesConfig()) == Prototype(
+        scale=pytest.approx(7.0), name_weight=0.0
     )
-    assert world.prepared(ProtoNet()).adaptation(EpisodesConfig()) == Prototype(metric="cosine", name_weight=0.0)
     ridge, matching = world.prepared(R2D2(penalty=0.5)), world.prepared(MatchingNetwork(scale=4.0))
     assert isinstance(ridge.adaptation(episodes), Ridge)
     assert ridge.adaptation(episodes).penalty == pytest.approx(0.5)

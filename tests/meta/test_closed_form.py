@@ -56,6 +56,15 @@ def test_the_layer_of_distances_gives_squared_distances_but_for_what_classes_sha
     assert_close(found - 7 * x.pow(2).sum(-1, keepdim=True), -7 * torch.cdist(x, means).pow(2))
 
 
+@pytest.mark.parametrize("layer", [nearest_by_cosine, nearest_by_distance])
+def test_a_class_that_nothing_stands_for_is_never_nearest(layer):
+    x = normalize(random(200, 5, seed=1), dim=-1)
+    means = torch.stack([normalize(random(5, seed=2), dim=-1) / 2, torch.zeros(5, dtype=torch.float64)])
+    found = layer(means, 7.0)(x)
+    assert (found[:, 0] > found[:, 1]).all()  # also for the half of texts whose cosine is negative
+    assert (x @ means[0]).lt(0).sum() > 50
+
+
 @pytest.mark.parametrize("rows", [3, 5, 6, 20])
 def test_ridge_minimises_errors_and_penalty_with_few_rows_and_with_many(rows):
     x, y = random(rows, 5), random(rows, 2, seed=1)

@@ -206,7 +206,9 @@ def test_the_interval_of_a_gain_over_targets_is_of_runs_not_of_targets():
 
 def test_encoders_that_were_asked_other_targets_are_shown_where_they_were_asked():
     first = result("joint", targets={"joint": transfer([0.5])})
-    second = result("joint", targets={"joint": {"figures": {"wealth": {"prototype": {"5": [0.7]}}}, "metric": {"wealth": "accuracy"}}})
+    second = result(
+        "joint", targets={"joint": {"figures": {"wealth": {"prototype": {"5": [0.7]}}}, "metric": {"wealth": "accuracy"}}}
+    )
     (table,) = transfer_tables([seeds("joint", [first, second])])
     assert table.columns == ["encoder", "health, 5 shots", "wealth, 5 shots"]
     assert table.rows == [["joint", "0.500", "0.700"]]

@@ -74,6 +74,15 @@ def test_texts_are_learned_from_five_rows_a_class(space, adaptation):
     assert measure(space, episode_of(space.target, 5), adaptation) >= 0.6  # chance is 1/3
 
 
+@pytest.mark.parametrize("adaptation", [*OF_FEATURES, *TRANSDUCTIVE], ids=name_of)
+def test_a_class_without_support_is_no_answer(space, adaptation):
+    whole = episode_of(space.target, 5)
+    answers = space.support(whole)[1].tolist()
+    without = replace(whole, support=tuple(row for row, place in zip(whole.support, answers, strict=True) if place != 1))
+    answered = adaptation.adapt(space, without)(without.query).argmax(-1)
+    assert set(answered.tolist()) == {0, 2}
+
+
 @pytest.mark.parametrize("adaptation", [*OF_FEATURES, *TRANSDUCTIVE, *TUNING, *PULLING], ids=name_of)
 def test_an_episode_may_have_some_of_the_classes_in_any_order(space, adaptation):
     # Rows are cat, dog, bob in turn, and the labels are bob, cat, dog: dogs and bobs, dogs first.
@@ -84,7 +93,9 @@ def test_an_episode_may_have_some_of_the_classes_in_any_order(space, adaptation)
         assert outputs.argmax(-1).tolist() == [0] * 4 + [1] * 4
 
 
-@pytest.mark.parametrize("adaptation", [Ridge(), *TUNING, *PULLING], ids=name_of)
+@pytest.mark.parametrize(
+    "adaptation", [Ridge(), Prototype(), Prototype(metric="euclidean"), SoftKMeans(), *TUNING, *PULLING], ids=repr
+)
 def test_entities_are_learned_from_words(encoder, adaptation):
     target = load(encoder, splits(entity_rows(40)), "token-classification")
     space = Space(encoder, target, pool_of(target))
@@ -395,6 +406,9 @@ def test_the_queries_are_not_looked_at(space, adaptation):
     other = EpisodeRows("topic", episode.classes, episode.support, (0, 1, 2))
     found, again = (adaptation.adapt(space, one)([30, 33, 36]) for one in (episode, other))
     assert_close(found, again, rtol=0, atol=0)
+    # And who is asked beside a query changes nothing; passes of other sizes round otherwise.
+    predict = adaptation.adapt(space, episode)
+    assert_close(torch.cat([predict([row]) for row in (30, 33, 36)]), found, rtol=1e-4, atol=1e-4)
 
 
 def test_more_layers_than_there_are_are_refused(space):
