@@ -85,7 +85,8 @@ class Run:
         self.model: MultiTaskModel
         self._bundle = bundle
         self.strategy: Strategy = self.build("strategy", config.strategy)
-        self._stage = Stage(config, self.build, folder.parent / "manifests") if config.targets else None
+        practice = bundle.practice if bundle else None
+        self._stage = Stage(config, self.build, folder.parent / "manifests", practice) if config.targets else None
 
     @property
     def model_folder(self) -> Path:

@@ -17,6 +17,8 @@ from mtl.kind import TaskKind
 from mtl.metrics import Array
 
 _LOG = logging.getLogger(__name__)
+#: How often an episode is drawn anew where rows stand for several classes and one of these was left short.
+_TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,9 @@ class Pool:
             ways: How many classes; ``None`` for all of them, in order.
             shots: Support rows a class, for all or one by one; rows in all for kinds without classes.
             queries: Query rows a class, or in all.
+
+        Raises:
+            DataError: If rows stand for several classes each, and none of many draws left every class its own.
         """
         if self.by_class is None:
             count = shots if isinstance(shots, int) else shots[0]
@@ -168,17 +173,30 @@ class Pool:
         known = list(self.by_class)
         classes = known if ways is None else [known[place] for place in rng.choice(len(known), ways, replace=False)]
         counts = [shots] * len(classes) if isinstance(shots, int) else shots
-        support: list[int] = []
-        query: list[int] = []
+        for _ in range(_TRIES):
+            rows = self._rows(rng, {number: count + queries for number, count in zip(classes, counts, strict=True)})
+            if rows is not None:
+                support = [row for own, count in zip(rows, counts, strict=True) for row in own[:count]]
+                query = [row for own, count in zip(rows, counts, strict=True) for row in own[count:]]
+                return EpisodeRows(task, tuple(classes), tuple(support), tuple(query))
+        raise DataError(
+            f"Task {task!r}: rows of {self.features.rows.source} stand for several classes each, and in {_TRIES} draws some "
+            f"class was left without {max(counts)} rows of its own to learn from and {queries} to answer. Ask for fewer."
+        )
+
+    def _rows(self, rng: np.random.Generator, needed: Mapping[int, int]) -> list[list[int]] | None:
+        """Draw so many rows of each class, none for two; ``None`` if a class has too few that no other has taken."""
+        assert self.by_class is not None
+        drawn: list[list[int]] = []
         taken: set[int] = set()
-        for number, count in zip(classes, counts, strict=True):
+        for number, count in needed.items():
             free = [row for row in self.by_class[number].tolist() if row not in taken] if taken else self.by_class[number]
-            rows = rng.choice(free, min(count + queries, len(free)), replace=False).tolist()
-            support += rows[:count]
-            query += rows[count:]
+            if len(free) < count:
+                return None
+            drawn.append(rng.choice(free, count, replace=False).tolist())
             if self.overlaps:
-                taken.update(rows)
-        return EpisodeRows(task, tuple(classes), tuple(support), tuple(query))
+                taken.update(drawn[-1])
+        return drawn
 
     @property
     def overlaps(self) -> bool:

@@ -24,8 +24,9 @@ from mtl.meta.scope import Adapted, scope_of
 from mtl.training.strategy import Draw, StepReport
 
 if TYPE_CHECKING:
-    from mtl.config import EpisodesConfig
+    from mtl.config import EpisodesConfig, ExperimentConfig
     from mtl.model.multitask import MultiTaskModel
+    from mtl.training.sampler import Sampler
     from mtl.transfer.adaptation import Adaptation
 
 _LOG = logging.getLogger(__name__)
@@ -53,7 +54,8 @@ class GradientBased(EpisodicStrategy):
         embeddings: Whether ``all`` has the embeddings in it.
         layer_norms: Whether LayerNorms of adapted layers are moved too.
         head: Where an episode's head starts: at ``zeros``, or at one ``learned`` vector that all classes share, so
-            that their number may change (Ye & Chao 2022, UNICORN-MAML, arXiv:2106.16245).
+            that their number may change (Ye & Chao 2022, UNICORN-MAML, arXiv:2106.16245). There is one for each kind of
+            task and size of features; where none was trained the head starts at zeros.
         scale: What features are multiplied by before the head.
         rates: ``fixed``; or learned: ``layer`` has a scalar for each layer, ``layer-step`` one for each layer and step
             (Antoniou et al. 2019, arXiv:1810.09502), ``element`` one for each number (Li et al. 2017, arXiv:1707.09835).
@@ -85,6 +87,14 @@ class GradientBased(EpisodicStrategy):
     #: Whether the head starts from the support's features, so that a gradient flows through it into the trunk.
     starts_at_features: ClassVar[bool] = False
 
+    def check(self, config: ExperimentConfig, sampler: Sampler) -> None:
+        super().check(config, sampler)
+        if self.first_order_until and not self.exact:
+            raise ConfigError(
+                f"strategy.first_order_until: {config.strategy.name!r} takes no second derivatives at any time, so it would "
+                "change nothing. Leave it out, or take maml."
+            )
+
     @property
     def second_order(self) -> bool:
         return self.exact and self.adapt != "head"
@@ -113,7 +123,7 @@ class GradientBased(EpisodicStrategy):
         device = next(model.encoder.parameters()).device
         if self.head == "learned":
             for reader in self._readers.values():
-                self._learned[_START + reader.kind.task.kind] = nn.Parameter(torch.zeros(reader.size + 1, device=device))
+                self._learned[_start_of(reader)] = nn.Parameter(torch.zeros(reader.size + 1, device=device))
         self.descent = Descent(self.rate, self.clip, dict.fromkeys((WEIGHT, BIAS), self.head_rate or self.rate))
         for name, (shape, rate) in self._starts_of_rates().items():
             self._learned[RATE + name] = nn.Parameter(torch.full(shape, rate, device=device))
@@ -153,8 +163,8 @@ class GradientBased(EpisodicStrategy):
         """
         outputs = len(episode.outputs)
         like = next(reader.encoder.parameters())
-        if self.head == "learned":
-            own = self._learned[_START + reader.kind.task.kind]
+        own = self._learned.get(_start_of(reader))
+        if own is not None:
             return Linear(own[:-1].expand(outputs, -1), own[-1:].expand(outputs))
         return Linear(like.new_zeros(outputs, reader.size), like.new_zeros(outputs))
 
@@ -324,14 +334,19 @@ def with_gradient(parts: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
     return linear - linear.detach()
 
 
-def refuse_learned_rates(strategy: GradientBased, name: str) -> None:
-    """Refuse what has no gradient where the way of the inner loop is not differentiated.
+def refuse_the_way(strategy: GradientBased, name: str) -> None:
+    """Refuse what means nothing where the way of the inner loop is not differentiated, but only where it ends is looked at.
 
     Raises:
         ConfigError: Naming the option.
     """
     if strategy.rates != "fixed":
         raise ConfigError(f"strategy {name!r}: rates cannot be learned here, as it does not differentiate the inner loop's way.")
+    if strategy.multi_step:
+        raise ConfigError(
+            f"strategy {name!r}: multi_step has queries answered on the inner loop's way, and only its end counts here. Leave it "
+            "out, or take maml or fomaml."
+        )
 
 
 def out_of_bounds(loss: Tensor) -> bool:
@@ -351,8 +366,17 @@ def check_descent(trace: Trace, episode: Episode, reader: Reader, strategy: Grad
         shown = ", ".join(f"{value:.3g}" for value in losses)
         raise TrainingError(
             f"The inner loop of {describe(episode, reader.kind)} diverges: support loss {shown}. Lower strategy.rate "
-            f"(now {strategy.rate:g}) or strategy.clip. The last checkpoint before it is kept."
+            f"(now {strategy.rate:g}){_own_rate(strategy)} or strategy.clip. What was saved before is kept."
         )
+
+
+def _own_rate(strategy: GradientBased) -> str:
+    return "" if strategy.head_rate is None else f", strategy.head_rate (now {strategy.head_rate:g})"
+
+
+def _start_of(reader: Reader) -> str:
+    """Return the name of the learned start of heads like a reader's."""
+    return f"{_START}{reader.kind.task.kind}:{reader.size}"
 
 
 def _layer_of(name: str) -> str:

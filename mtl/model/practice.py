@@ -29,6 +29,11 @@ class Practice:
     state: Mapping[str, Any]
     chosen: Mapping[str, Choice]
 
+    def frozen(self, choice: Choice) -> Choice:
+        """Return an adaptation with the options that were chosen for it, where it is asked for without any."""
+        own = (known for known in self.chosen.values() if known.name == choice.name)
+        return choice if choice.options else next(own, choice)
+
 
 def save_practice(folder: Path, practice: Practice) -> dict[str, Any]:
     """Write what is learned beside a bundle, and return what its ``bundle.json`` says of it."""

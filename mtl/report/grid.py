@@ -11,7 +11,7 @@ from mtl.axes import asked_of, label_of
 from mtl.compare.affinity import Matrix, gradient_cosines, transfer_gains
 from mtl.compare.budget import Spent, spent
 from mtl.compare.columns import Column, columns_of
-from mtl.compare.figures import of_targets, of_tasks
+from mtl.compare.figures import Method, of_targets, of_tasks
 from mtl.compare.findings import Findings, check_baseline, find
 from mtl.errors import BundleError
 from mtl.files import read_json
@@ -30,6 +30,8 @@ from mtl.report.plots import read_log
 from mtl.report.tables import Table
 
 _TASKS, _TARGETS = "Tasks, test split", "Transfer to held-out targets"
+#: What every method is held against where targets are held out; all but the main one have a table of differences too.
+_BASELINES = ("none", "joint")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Grid:
         findings: Of the tasks and of the targets, where there are any.
         spent: What each column has used.
         matrices: Affinity of the tasks, of each column that has looked at it.
+        beside: Transfer to the targets, held against the other baselines.
     """
 
     folder: Path
@@ -53,6 +56,7 @@ class Grid:
     findings: list[Findings]
     spent: list[Spent]
     matrices: list[Matrix]
+    beside: list[Findings]
 
     @property
     def flagged(self) -> dict[str, bool]:
@@ -83,6 +87,7 @@ class Grid:
             found += [score_table(each, self.flagged), deviation_table(each), overall_table(each, self.flagged)]
             found += [same_table(each, self.flagged)]
             found += [difference_table(each, self.flagged), negative_table(each)]
+        found += [difference_table(each, self.flagged) for each in self.beside]
         found += [matrix_table(matrix) for matrix in self.matrices]
         found += [spent_table(self.spent, *self.matched), self.missing_table()]
         return [table for table in found if table]
@@ -120,7 +125,15 @@ def read_grid(folder: Path, comparison: Mapping[str, Any] | None, results: Seque
     places = {id(run): place for place, run in _finished(folder, comparison, results)}
     cosines = _cosines({column.label: [places[id(run)] for run in column.runs] for column in columns})
     matrices = [matrix for matrix in (*cosines, transfer_gains(targets, base)) if matrix]
-    return Grid(folder, comparison, results, columns, findings, used, matrices)
+    return Grid(folder, comparison, results, columns, findings, used, matrices, _beside(targets, base))
+
+
+def _beside(targets: Sequence[Method], base: str | None) -> list[Findings]:
+    """Hold every method against the baselines that the main one is not, where there is a third."""
+    columns = {method.column for method in targets}
+    main = next((method.column for method in targets if method.label == base), None)
+    others = [name for name in _BASELINES if name in columns and name != main]
+    return [find(_TARGETS, targets, name) for name in others if len(columns) > 2]
 
 
 def spent_by(

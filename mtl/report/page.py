@@ -109,10 +109,11 @@ def _sections(grid: Grid) -> list[Section]:
     for found in grid.findings:
         tables = [score_table(found, grid.flagged), overall_table(found, grid.flagged)]
         charts = [gains_chart(found), ranks_chart(found), shots_chart(found)]
-        section = Section(found.title, [], _present(tables), _present(charts))
+        beside = [each for each in grid.beside if each.title == found.title]
+        details = [*(difference_table(each, grid.flagged) for each in (found, *beside)), negative_table(found)]
         sections += [
-            section,
-            Section(f"{found.title}: details", [], _present([difference_table(found, grid.flagged), negative_table(found)])),
+            Section(found.title, [], _present(tables), _present(charts)),
+            Section(f"{found.title}: details", [], _present(details)),
         ]
     affinity = Section("Which tasks help which", [], [matrix_table(matrix) for matrix in grid.matrices])
     affinity.charts = [matrix_chart(matrix) for matrix in grid.matrices]

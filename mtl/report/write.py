@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mtl.compare.columns import Column, columns_of
+from mtl.compare.findings import Findings
 from mtl.errors import BundleError
 from mtl.files import read_json, write_json, write_text
 from mtl.report.findings import BROKEN, BROKEN_NOTE
@@ -46,29 +47,28 @@ def findings_json(grid: Grid) -> dict[str, Any]:
     return {
         "experiment": grid.comparison["experiment"],
         "verdicts": grid.verdicts,
-        "findings": [
-            {
-                "title": found.title,
-                "baseline": found.baseline,
-                "scores": [
-                    {"question": vars(question), "method": label, **vars(each)}
-                    for (question, label), each in found.scores.items()
-                ],
-                "differences": [
-                    {"question": vars(question), "method": label, "verdict": each.verdict, **asdict(each)}
-                    for (question, label), each in found.differences.items()
-                ],
-                "overall": [{"method": label, "verdict": each.verdict, **asdict(each)} for label, each in found.overall.items()],
-                "same_adaptation": [
-                    {"method": label, "verdict": each.verdict, **asdict(each)} for label, each in found.same.items()
-                ],
-                "ranks": None if found.ranks is None else asdict(found.ranks),
-            }
-            for found in grid.findings
-        ],
+        "findings": [_of_findings(found) for found in grid.findings],
+        "beside": [_of_findings(found) for found in grid.beside],
         "budgets": [asdict(each) for each in grid.spent],
         "matrices": [asdict(matrix) for matrix in grid.matrices],
         "missing": [{"cell": name, "why": why} for name, why in grid.missing],
+    }
+
+
+def _of_findings(found: Findings) -> dict[str, Any]:
+    return {
+        "title": found.title,
+        "baseline": found.baseline,
+        "scores": [
+            {"question": vars(question), "method": label, **vars(each)} for (question, label), each in found.scores.items()
+        ],
+        "differences": [
+            {"question": vars(question), "method": label, "verdict": each.verdict, **asdict(each)}
+            for (question, label), each in found.differences.items()
+        ],
+        "overall": [{"method": label, "verdict": each.verdict, **asdict(each)} for label, each in found.overall.items()],
+        "same_adaptation": [{"method": label, "verdict": each.verdict, **asdict(each)} for label, each in found.same.items()],
+        "ranks": None if found.ranks is None else asdict(found.ranks),
     }
 
 

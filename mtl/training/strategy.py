@@ -102,6 +102,10 @@ class Strategy(ABC):
         """Return the way to learn a target that the training has practised; ``None`` if it has not."""
         return None
 
+    def answers_by_names(self, episodes: EpisodesConfig) -> bool:
+        """Say whether what it has practised answers without any support, by the classes' written names."""
+        return False
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed training needs: tensors and JSON values."""
         return {}

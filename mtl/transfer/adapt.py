@@ -57,9 +57,8 @@ def adaptation_for(bundle: Bundle, choice: Choice | None, plugins: Plugins) -> A
                 "The bundle has no inner loop, as it was not trained in episodes. Take the adaptation prototype, ridge or full."
             )
         return own
-    measured = () if bundle.practice is None else bundle.practice.chosen.values()
-    chosen = next((known for known in measured if known.name == choice.name), None)
-    made: Adaptation = Builder(plugins)("adaptation", chosen if chosen is not None and not choice.options else choice)
+    frozen = choice if bundle.practice is None else bundle.practice.frozen(choice)
+    made: Adaptation = Builder(plugins)("adaptation", frozen)
     return made
 
 

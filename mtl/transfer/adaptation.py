@@ -50,9 +50,11 @@ class Adaptation(ABC):
 
     Attributes:
         transductive: Whether the queries of an episode are answered together, each by help of the others.
+        of_classes: Whether it answers with classes alone, and not with values.
     """
 
     transductive: ClassVar[bool] = False
+    of_classes: ClassVar[bool] = False
 
     def check_encoder(self, encoder: Encoder) -> None:
         """Refuse an encoder that it cannot work with, before anything slow begins.
@@ -147,4 +149,9 @@ def refuse_values(answers: Tensor, method: str) -> None:
         ConfigError: Naming the method.
     """
     if answers.is_floating_point():
-        raise ConfigError(f"Adaptation {method!r} needs classes, and the target has values. Use ridge for it.")
+        raise of_classes_alone(method, "the target")
+
+
+def of_classes_alone(method: str, target: str) -> ConfigError:
+    """Return what is raised where an adaptation to classes is asked for a target of values."""
+    return ConfigError(f"Adaptation {method!r} needs classes, and {target} has values. Use ridge for it.")

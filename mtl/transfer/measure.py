@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from mtl.data.episodes import EpisodeRows, Pool
 from mtl.data.features import Features, join
+from mtl.kind import TaskKind
 from mtl.metrics import Outcome, mean_of
 from mtl.model.encoder import Encoder
 from mtl.model.inference import TaskData, evaluate_trivial
@@ -74,12 +75,20 @@ class TransferEvaluator:
         self._targets, self._size = targets, size
         self._trivial = {data.name: trivial_of(data, pool) for data, pool, _ in targets}
 
-    def __call__(self, encoder: Encoder, adaptation: Adaptation) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
-        """Return the metric of each task, the mean over numbers of shots, and its skill."""
+    def __call__(
+        self, encoder: Encoder, adaptation_to: Callable[[TaskKind], Adaptation]
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
+        """Return the metric of each task, the mean over numbers of shots, and its skill.
+
+        Args:
+            encoder: As it is now.
+            adaptation_to: Gives the adaptation to tasks of a kind.
+        """
         means: dict[str, list[float]] = {}
         kinds = {data.name: data.kind for data, _, _ in self._targets}
         for data, pool, episodes in self._targets:
             space = Space(encoder, data, pool, size=self._size)
+            adaptation = adaptation_to(data.kind)
             figures = [measure(space, episode, adaptation) for episode in episodes]
             means.setdefault(data.name, []).append(mean_of(figures))
         metrics, skills = {}, {}
@@ -97,8 +106,9 @@ def trivial_of(data: TaskData, pool: Features) -> float:
 
 
 def episodes_of_validation(data: TaskData, shots: int, rng: Any, count: int = 3) -> tuple[TaskData, Features, list[EpisodeRows]]:
-    """Make episodes of a source task: support from train, its whole validation split as queries.
+    """Make episodes of a source task: support from train, as queries those rows of validation that its classes can answer.
 
+    Classes that have too few rows in train are in no episode, and rows of theirs are asked of none.
     The pool holds no more than these rows, so that looking at it is quick.
     """
     train, validation = data.splits["train"], data.splits["validation"]
@@ -106,6 +116,11 @@ def episodes_of_validation(data: TaskData, shots: int, rng: Any, count: int = 3)
     drawn = [pool.draw(rng, data.name, None, shots, 0) for _ in range(count)]
     rows = sorted({row for episode in drawn for row in episode.support})
     place = {row: number for number, row in enumerate(rows)}
-    query = tuple(range(len(rows), len(rows) + len(validation)))
-    found = [EpisodeRows(data.name, episode.classes, tuple(place[row] for row in episode.support), query) for episode in drawn]
+    classes = data.kind.classes_of(validation)
+    found = []
+    for episode in drawn:
+        known = set(episode.classes)
+        answerable = [row for row in range(len(validation)) if classes is None or not classes[row] or known & set(classes[row])]
+        query = tuple(len(rows) + row for row in answerable)
+        found.append(EpisodeRows(data.name, episode.classes, tuple(place[row] for row in episode.support), query))
     return data, join([train.take(rows), validation]), found

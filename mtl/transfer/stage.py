@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mtl.components import Builder
-from mtl.config import Choice, ExperimentConfig, TargetsConfig
+from mtl.config import Choice, EpisodesConfig, ExperimentConfig, TargetsConfig
 from mtl.data.episodes import pools_of
 from mtl.data.features import Features
 from mtl.errors import ConfigError, did_you_mean
+from mtl.kind import TaskKind
 from mtl.metrics import mean_of
 from mtl.model.encoder import Encoder
 from mtl.model.inference import TaskData
@@ -26,7 +27,7 @@ from mtl.model.multitask import MultiTaskModel
 from mtl.seeds import seed_of
 from mtl.training.loop import Evaluator
 from mtl.training.strategy import Strategy
-from mtl.transfer.adaptation import Adaptation
+from mtl.transfer.adaptation import Adaptation, of_classes_alone
 from mtl.transfer.measure import (
     Figures,
     TransferEvaluator,
@@ -41,11 +42,14 @@ from mtl.transfer.space import Space
 
 if TYPE_CHECKING:
     from mtl.model.bundle import Bundle
+    from mtl.model.practice import Practice
     from mtl.model.trained import Trained
 
 _LOG = logging.getLogger(__name__)
 #: The adaptation that a strategy has practised, and what stands in for it where none was: for classes, and for values.
 PRACTISED, UNPRACTISED, OF_VALUES = "inner-loop", Choice(name="prototype"), Choice(name="ridge")
+#: The same with 0 shots.
+BY_NAMES = Choice.model_validate({"name": "prototype", "name_weight": 1.0})
 
 
 @dataclass(frozen=True)
@@ -70,12 +74,14 @@ class Stage:
         config: The experiment; it has targets.
         build: Makes protocols and adaptations.
         folder: Where the manifests are kept, for all runs of an experiment.
+        practice: What a bundle has practised, whose targets are then learned as it says.
     """
 
-    def __init__(self, config: ExperimentConfig, build: Builder, folder: Path) -> None:
+    def __init__(self, config: ExperimentConfig, build: Builder, folder: Path, practice: Practice | None = None) -> None:
         if config.targets is None:
             raise ConfigError("There is no transfer without targets: name tasks under 'targets'.")
-        self.config, self.build, self.folder = config, build, folder
+        self.config, self.build, self.folder, self._practice = config, build, folder, practice
+        self._episodes = config.episodes if practice is None else practice.episodes
         self.targets_config: TargetsConfig = config.targets
         self.protocol: Protocol = build("protocol", self.targets_config.protocol)
         self.targets: list[Target] = []
@@ -90,15 +96,17 @@ class Stage:
         """
         self._check_beside(strategy)
         names = [choice.name for choice in self.targets_config.adaptation]
+        episodic = strategy.trains and not strategy.trains_heads
         for choice in self.targets_config.adaptation:
             if choice.name == PRACTISED:
-                continue
-            made: Adaptation = self.build("adaptation", choice)
-            if 0 in self.targets_config.shots and made.needs_support():
+                unable = episodic and not strategy.answers_by_names(self._episodes)
+            else:
+                unable = self.build("adaptation", choice).needs_support()
+            if 0 in self.targets_config.shots and unable:
                 raise ConfigError(
                     f"Target {self.targets_config.tasks[0]!r}: with 0 shots adaptation {choice.name!r} has nothing to learn "
                     "from, as it does not read the classes' names. Leave 0 out of targets.shots, or ask for 0 shots in an "
-                    "experiment whose adaptations all read them (name_weight: 1)."
+                    "experiment whose adaptations all read them (name_weight: 1; inner-loop of protonet with episodes.names)."
                 )
         for key, values in self.targets_config.tune.items():
             name, _, option = key.partition(".")
@@ -140,8 +148,16 @@ class Stage:
             DataError: If a target has too few rows or classes; or if a task of meta-validation shares a class or a text with a
                 target and the configuration does not allow for it.
         """
+        for data in (*targets, *validation):
+            self._check_answers(data)
         self.targets = [self._target(data) for data in targets]
         self.validation = [self._target(self._apart_from_targets(data)) for data in validation]
+
+    def _check_answers(self, data: TaskData) -> None:
+        """Refuse an adaptation to classes for a target of values."""
+        for choice in self.targets_config.adaptation if not data.kind.class_names else ():
+            if choice.name != PRACTISED and self.build("adaptation", choice).of_classes:
+                raise of_classes_alone(choice.name, f"target {data.name!r}")
 
     def _apart_from_targets(self, data: TaskData) -> TaskData:
         """Return a task of meta-validation without what it shares with targets: what is chosen on it must not know them."""
@@ -222,11 +238,15 @@ class Stage:
         else:
             return source_evaluator(self.config, self.build, sources)
         inner = TransferEvaluator(looked_at, self.config.batch.evaluation_size)
-        return lambda model, trained: inner(model.encoder, self.adaptation(next(iter(self._choices(trained).values())), trained))
+
+        def first(kind: TaskKind, trained: Strategy) -> Adaptation:
+            return self.adaptation(next(iter(self._choices(trained, kind).values())), trained)
+
+        return lambda model, trained: inner(model.encoder, lambda kind: first(kind, trained))
 
     def adaptation(self, choice: Choice, strategy: Strategy) -> Adaptation:
         """Make an adaptation; ``inner-loop`` is the strategy's own."""
-        made: Adaptation = practised(choice, strategy, self.config, self.build)
+        made: Adaptation = practised(choice, strategy, self.config, self._episodes, self.build)
         return made
 
     def run(self, encoder: Encoder, strategy: Strategy, say: Callable[[str], None]) -> dict[str, Any]:
@@ -243,30 +263,32 @@ class Stage:
         chosen = self._tune(encoder, strategy, say)
         figures: dict[str, dict[str, Figures]] = {}
         looked_at: dict[str, dict[str, Any]] = {}
-        adaptations = {label: self.adaptation(choice, strategy) for label, choice in chosen.items()}
+        made = {label: self.adaptation(choice, strategy) for label, choice in chosen.items()}
         for target in self.targets:
             say(f"transfer to {target.data.name}")
             space, name = Space(encoder, target.data, target.pool, size=size), target.data.name
             figures[name], looked_at[name] = {}, {}
-            for label, adaptation in adaptations.items():
-                figures[name][label], looked_at[name][label] = transfer(space, target.manifest, adaptation)
+            for label in self._choices(strategy, target.data.kind):
+                figures[name][label], looked_at[name][label] = transfer(space, target.manifest, made[label])
         metrics = {target.data.name: target.data.kind.primary_metric.name for target in self.targets}
         options = {label: choice.model_dump(mode="json") for label, choice in chosen.items()}
         better = {target.data.name: target.data.kind.primary_metric.higher_is_better for target in self.targets}
         return {
             "figures": figures,
             "chosen": options,
-            "transductive": [label for label, adaptation in adaptations.items() if adaptation.transductive],
+            "transductive": [label for label, adaptation in made.items() if adaptation.transductive],
             "metric": metrics,
             "higher_is_better": better,
             "looked_at": looked_at,
         }
 
-    def _choices(self, strategy: Strategy) -> dict[str, Choice]:
-        """Return the adaptations to measure, by label; the untouched encoder always has nearest prototypes."""
+    def _choices(self, strategy: Strategy, kind: TaskKind) -> dict[str, Choice]:
+        """Return the adaptations to measure, by label; the untouched encoder always has nearest prototypes, for values ridge."""
         choices = list(self.targets_config.adaptation)
-        simple = UNPRACTISED if all(target.data.kind.class_names for target in self.targets + self.validation) else OF_VALUES
-        if strategy.adaptation(self.config.episodes) is None:
+        simple = UNPRACTISED if kind.class_names else OF_VALUES
+        if 0 in self.targets_config.shots and kind.class_names:
+            simple = BY_NAMES
+        if strategy.adaptation(self._episodes) is None:
             choices = [simple if choice.name == PRACTISED else choice for choice in choices]
         if not strategy.trains and not any(choice.name == simple.name for choice in choices):
             choices.insert(0, simple)
@@ -280,13 +302,17 @@ class Stage:
 
     def _tune(self, encoder: Encoder, strategy: Strategy, say: Callable[[str], None]) -> dict[str, Choice]:
         """Choose the options to be tuned on the validation tasks; the targets are not looked at."""
-        choices = self._choices(strategy)
+        choices = {label: c for target in self.targets for label, c in self._choices(strategy, target.data.kind).items()}
         size, most = self.config.batch.evaluation_size, self.targets_config.validation_episodes
         spaces = [(Space(encoder, target.data, target.pool, size=size), target) for target in self.validation]
         for label, choice in choices.items():
             candidates = list(_candidates(choice, self.targets_config.tune))
             if len(candidates) < 2:
+                choices[label] = candidates[0] if self._practice is None else self._practice.frozen(candidates[0])
+                if choices[label] != candidates[0]:
+                    _LOG.info("%s: %s, as was chosen when the bundle was trained", label, choices[label].options)
                 continue
+            own = [pair for pair in spaces if label in self._choices(strategy, pair[1].data.kind)]
             say(f"choosing options of {label}")
             scores = []
             for candidate in candidates:
@@ -296,7 +322,7 @@ class Stage:
                         mean_of([measure(space, episode, adaptation) for episode in episodes[:most]]),
                         trivial_of(target.data, target.pool),
                     )
-                    for space, target in spaces
+                    for space, target in own or spaces
                     for episodes in target.manifest.episodes.values()
                 ]
                 scores.append(float(np.mean(skills)))
@@ -304,15 +330,15 @@ class Stage:
         return choices
 
 
-def practised(choice: Choice, strategy: Strategy, config: ExperimentConfig, build: Builder) -> Any:
-    """Make an adaptation, or take the one that the strategy has practised.
+def practised(choice: Choice, strategy: Strategy, config: ExperimentConfig, episodes: EpisodesConfig, build: Builder) -> Any:
+    """Make an adaptation, or take the one that the strategy has practised in ``episodes``.
 
     Raises:
         ConfigError: If it has practised none.
     """
     if choice.name != PRACTISED:
         return build("adaptation", choice)
-    own = strategy.adaptation(config.episodes)
+    own = strategy.adaptation(episodes)
     if own is None:
         raise ConfigError(
             f"Adaptation 'inner-loop' is what an episodic strategy has practised; {config.strategy.name!r} has practised none. "
@@ -336,7 +362,8 @@ def source_evaluator(config: ExperimentConfig, build: Builder, sources: Mapping[
     )
 
     def look(model: MultiTaskModel, strategy: Strategy) -> Any:
-        return inner(model.encoder, practised(Choice(name=PRACTISED), strategy, config, build))
+        own = practised(Choice(name=PRACTISED), strategy, config, config.episodes, build)
+        return inner(model.encoder, lambda kind: own)
 
     return look
 

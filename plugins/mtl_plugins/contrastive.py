@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -42,6 +42,8 @@ class Contrastive(Adaptation):
     Raises:
         ConfigError: If the encoder has fewer layers than are asked for, or the target has values.
     """
+
+    of_classes: ClassVar[bool] = True
 
     steps: Count | None = None
     rate: Positive = 2e-4

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mtl.data.episodes import Episode
-from mtl.episodic.gradient_based import BIAS, STATES, WEIGHT, GradientBased, refuse_learned_rates, with_gradient
+from mtl.episodic.gradient_based import BIAS, STATES, WEIGHT, GradientBased, refuse_the_way, with_gradient
 from mtl.meta.implicit import Vector, conjugate_gradient
 from mtl.meta.inner import Loss, Parameters, Trace
 from mtl.meta.reader import Reader
@@ -46,7 +46,7 @@ class IMAML(GradientBased):
 
     def prepare(self, model: MultiTaskModel) -> None:
         super().prepare(model)
-        refuse_learned_rates(self, "imaml")
+        refuse_the_way(self, "imaml")
 
     def support_loss(self, reader: Reader, episode: Episode) -> Loss:
         """Return the support loss with λ/2 ‖θ − θ_0‖² added."""

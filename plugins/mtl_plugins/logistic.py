@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ class Logistic(FeatureAdaptation):
         C: Inverse of the penalty.
         name_weight: How many support rows the class's written name counts for. With no support at all that is zero-shot.
     """
+
+    of_classes: ClassVar[bool] = True
 
     C: Annotated[float, Field(gt=0)] = 10.0
     name_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0

@@ -50,6 +50,9 @@ class ProtoNet(MetricLearner):
         means = prototypes(reading.support, reading.answers, outputs, names)
         return NEAREST[self.metric](means, self.factor("scale"))(queries)
 
+    def answers_by_names(self, episodes: EpisodesConfig) -> bool:
+        return episodes.names and self.name_weight > 0
+
     def adaptation(self, episodes: EpisodesConfig) -> Adaptation:
         names = self.name_weight if episodes.names else 0.0
         return Prototype(metric=self.metric, scale=float(self.factor("scale").detach()), name_weight=names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -28,6 +28,8 @@ class Prototype(FeatureAdaptation):
         scale: What logits are multiplied by; answers do not depend on it, their probabilities do.
         name_weight: How many support rows the class's written name counts for. With no support at all that is zero-shot.
     """
+
+    of_classes: ClassVar[bool] = True
 
     metric: Literal["cosine", "euclidean"] = "cosine"
     scale: Annotated[float, Field(gt=0)] = 10.0

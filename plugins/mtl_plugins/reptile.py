@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mtl.data.episodes import Episode
-from mtl.episodic.gradient_based import BIAS, WEIGHT, GradientBased, refuse_learned_rates, with_gradient
+from mtl.episodic.gradient_based import BIAS, WEIGHT, GradientBased, refuse_the_way, with_gradient
+from mtl.errors import ConfigError
 from mtl.meta.inner import Trace
 from mtl.meta.reader import Reader
 from mtl.model.multitask import MultiTaskModel
@@ -27,7 +28,12 @@ class Reptile(GradientBased):
 
     def prepare(self, model: MultiTaskModel) -> None:
         super().prepare(model)
-        refuse_learned_rates(self, "reptile")
+        refuse_the_way(self, "reptile")
+        if not self.adapted and self.head == "zeros":
+            raise ConfigError(
+                "strategy 'reptile' learns where the inner loop starts, and with adapt: head that is a head of zeros in every "
+                "episode: nothing is left to learn. Set adapt to what is to be learned, such as all, or head to learned."
+            )
 
     def episode_loss(self, reader: Reader, episode: Episode) -> Tensor:
         trace = Trace()

@@ -153,7 +153,37 @@ def test_a_row_can_stand_for_each_of_its_types(world):
     assert not Pool(world.features["topic"], world.kinds["topic"], 1).overlaps
 
 
-def stream(world, examples=200, **episodes):
+@pytest.mark.parametrize("seed", range(30))
+def test_where_rows_stand_for_several_classes_every_class_has_rows_of_its_own(world, seed):
+    features, kind = world.features["places"].take(list(range(16))), world.kinds["places"]
+    pool = Pool(features, kind, 5)
+    found = kind.classes_of(features)
+    rows = pool.draw(np.random.default_rng(seed), "places", 3, 1, 4)
+    assert len(rows.support) == 3
+    assert len(set(rows.support + rows.query)) == 15
+    for place, number in enumerate(rows.classes):
+        assert number in found[rows.support[place]]
+        assert all(number in found[row] for row in rows.query[4 * place : 4 * place + 4])
+
+
+def test_more_rows_than_several_classes_have_between_them_are_an_error(world):
+    features, kind = world.features["places"].take([0, 12]), world.kinds["places"]
+    pool = Pool(features, kind, 2)
+    assert [len(rows) for rows in pool.by_class.values()] == [2, 2]  # a person and a place in each of the two rows
+    with pytest.raises(DataError, match=r"Task 'places': rows of places stand for several classes each, and in 100 draws some"):
+        pool.draw(np.random.default_rng(0), "places", None, 2, 0)
+
+
+def test_tasks_are_mixed_as_the_sampler_says(world):
+    class Mostly(Uniform):
+        def shares(self, sizes, progress):
+            return {task: 0.8 if task == "topic" else 0.1 for task in sizes}
+
+    counts = Counter(episode.task for one in stream(world, 3000, sampler=Mostly()) for episode in one)
+    assert counts["topic"] / counts.total() == pytest.approx(0.8, abs=0.08)
+
+
+def stream(world, examples=200, sampler=None, **episodes):
     values = {
         "encoder": "minilm",
         "tasks": [{"name": name, "kind": "classification", "data": "x.jsonl"} for name in world.kinds],
@@ -161,7 +191,7 @@ def stream(world, examples=200, **episodes):
         "episodes": {"ways": (2, 3), "shots": (1, 2), "queries": 1, "per_step": 2, **episodes},
     }
     data = {name: TaskData(name, kind, {"train": world.features[name]}) for name, kind in world.kinds.items()}
-    return Episodes(data, Uniform(), validate(values, "test"), examples)
+    return Episodes(data, sampler or Uniform(), validate(values, "test"), examples)
 
 
 def shown(draws):

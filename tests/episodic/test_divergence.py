@@ -73,7 +73,7 @@ def test_a_run_stopped_by_its_inner_loop_goes_on_from_the_step_before(
     poison.step = 4
     path = write_experiment(values)
     named = "The inner loop of an episode of task 'rating' (4 support rows) diverges: support loss nan"
-    fails("run", path, pieces=(named, "Lower strategy.rate", "The last checkpoint before it is kept"))
+    fails("run", path, pieces=(named, "Lower strategy.rate", "What was saved before is kept"))
     (folder,) = (tmp_path / "runs" / "quick").iterdir()
     assert not (folder / "results.json").exists()
     kept = sorted((folder / "models" / "joint" / "checkpoints").iterdir())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import sentiment_rows, splits
 from episodic_setup import error, gradients_of, labels_of, make_world, plain_features, plain_loss, plain_maml
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 from torch.utils.flop_counter import FlopCounterMode
 
+import mtl
 from mtl.data.rows import Rows
 from mtl.errors import ConfigError, TrainingError
 from mtl.meta.reference import load_learn2learn
@@ -190,7 +192,7 @@ def test_a_learned_head_has_the_gradient_of_a_plain_loop(encoder_folder, memory)
     start = own.detach().clone().requires_grad_()
     head = start[:-1].expand(3, -1), start[-1:].expand(3)
     loss = plain_maml(other.encoder, strategy.adapted, episode, steps=2, rate=0.05, head=head)
-    expected = gradients_of(loss, {**dict(other.encoder.named_parameters()), "start:classification": start})
+    expected = gradients_of(loss, {**dict(other.encoder.named_parameters()), "start:classification:32": start})
     assert error(world.gradients(strategy, episode), expected) <= 1e-6
 
 
@@ -265,6 +267,35 @@ def test_imaml_solves_with_the_hessian_of_the_support_loss(encoder_folder):
 def test_rates_cannot_be_learned_where_the_way_is_not_differentiated(encoder_folder, strategy):
     with pytest.raises(ConfigError, match="rates cannot be learned here"):
         strategy(rates="layer").prepare(make_world(encoder_folder).model)
+    with pytest.raises(ConfigError, match="multi_step has queries answered on the inner loop's way"):
+        strategy(multi_step=0.5).prepare(make_world(encoder_folder).model)
+
+
+def test_reptile_without_anything_to_learn_is_refused(encoder_folder):
+    with pytest.raises(ConfigError, match="strategy 'reptile' learns where the inner loop starts, .*nothing is left to learn"):
+        Reptile(adapt="head").prepare(make_world(encoder_folder).model)
+    world = make_world(encoder_folder)
+    found = world.gradients(world.prepared(Reptile(adapt="head", head="learned")), world.episode())
+    assert list(found) == ["start:classification:32"]
+
+
+@pytest.mark.parametrize("strategy", ["fomaml", "reptile", "imaml"])
+def test_first_order_at_first_is_refused_where_it_is_so_at_all_times(encoder_folder, strategy):
+    rows = splits(sentiment_rows(32))
+    values = {"encoder": str(encoder_folder), "tasks": [{"name": "mood", "kind": "classification", "data": rows}]}
+    with pytest.raises(ConfigError, match=f"strategy.first_order_until: '{strategy}' takes no second derivatives at any time"):
+        mtl.Experiment.of(**values, strategy={"name": strategy, "first_order_until": 0.5}).cells()
+
+
+def test_a_learned_start_is_of_a_kind_and_a_size_and_zeros_stand_in_where_none_was_trained(encoder_folder):
+    world = make_world(encoder_folder, tasks=["topic", "rating"])
+    strategy = world.prepared(MAML(head="learned"))
+    assert set(strategy._learned) == {"start:classification:32", "start:regression:32"}
+    strategy._learned["start:regression:32"].data.fill_(0.5)
+    reader, episode = strategy._readers["rating"], world.episode("rating", ways=None)
+    assert bool((strategy.start(reader, episode).weight == 0.5).all())
+    del strategy._learned["start:regression:32"]
+    assert not bool(strategy.start(reader, episode).weight.any())
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -475,7 +506,7 @@ def test_every_strategy_has_finite_gradients_for_a_part_of_the_classes(encoder_f
     assert all(bool(value.isfinite().all()) for value in found.values())
 
 
-@pytest.mark.parametrize("strategy", [MAML, ANIL, Reptile])
+@pytest.mark.parametrize("strategy", [MAML, ANIL, Reptile, IMAML, MetaSGD, KFO])
 def test_regression_is_learned_in_episodes_too(encoder_folder, strategy):
     world = make_world(encoder_folder, tasks=["rating"])
     found = world.gradients(world.prepared(strategy(steps=2, rate=0.01)), world.episode("rating", ways=None, shots=6, queries=6))
@@ -487,6 +518,9 @@ def test_an_inner_loop_that_diverges_is_an_error_that_names_the_task(encoder_fol
     world = make_world(encoder_folder, tasks=["rating"])
     strategy = world.prepared(MAML(steps=5, rate=10.0, clip=None))
     with pytest.raises(TrainingError, match=r"inner loop of an episode of task 'rating' \(6 support rows\) diverges: .*Lower"):
+        strategy.episode_loss(strategy._readers["rating"], world.episode("rating", ways=None, shots=6, queries=6))
+    strategy = world.prepared(MAML(steps=5, head_rate=1000.0, clip=None))
+    with pytest.raises(TrainingError, match=r"Lower strategy.rate .*, strategy.head_rate \(now 1000\) or strategy.clip"):
         strategy.episode_loss(strategy._readers["rating"], world.episode("rating", ways=None, shots=6, queries=6))
 
 

@@ -140,7 +140,7 @@ def test_an_inner_loop_goes_on_as_it_was_trained(trained, support, tmp_path, mon
     """The learned start of the head is in the bundle."""
     practice = mtl.load_bundle(trained["anil"]).practice
     assert practice.strategy.name == "anil"
-    assert practice.state["learned"]["start:classification"].abs().max() > 0
+    assert practice.state["learned"]["start:classification:32"].abs().max() > 0
 
 
 def test_a_bundle_adapts_with_the_options_that_it_was_measured_with_first(trained):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from conftest import splits
@@ -12,7 +13,7 @@ from toys import load, load_tiny, pool_of, topic_splits
 
 import mtl
 from mtl.data.episodes import EpisodeRows
-from mtl.transfer.measure import TransferEvaluator, transfer
+from mtl.transfer.measure import TransferEvaluator, episodes_of_validation, transfer
 from mtl.transfer.protocol import Manifest
 from mtl.transfer.space import Space
 
@@ -57,7 +58,7 @@ def test_meta_validation_is_a_mean_over_numbers_of_shots(space):
     right = [EpisodeRows("topic", (1, 2), (0, 1), (3,))]  # a cat: all answers are cat
     wrong = [EpisodeRows("topic", (1, 2), (0, 1), (4, 7))]  # two dogs
     look = TransferEvaluator([(space.target, space.pool, right), (space.target, space.pool, wrong)], size=8)
-    metrics, skills = look(space.encoder, FirstClass())
+    metrics, skills = look(space.encoder, lambda kind: FirstClass())
     assert metrics == {"topic": {"accuracy": 0.5}}
     assert skills["topic"] == pytest.approx((0.5 - 1 / 3) / (1 - 1 / 3))
 
@@ -66,8 +67,22 @@ def test_an_undefined_episode_is_left_out_of_meta_validation(space, monkeypatch)
     figures = iter([math.nan, 0.8, 0.6])
     monkeypatch.setattr("mtl.transfer.measure.measure", lambda *_: next(figures))
     episodes = [EpisodeRows("topic", (1, 2), (0, 1), (3,))] * 3
-    metrics, _ = TransferEvaluator([(space.target, space.pool, episodes)], size=8)(space.encoder, FirstClass())
+    metrics, _ = TransferEvaluator([(space.target, space.pool, episodes)], size=8)(space.encoder, lambda kind: FirstClass())
     assert metrics == {"topic": {"accuracy": pytest.approx(0.7)}}
+
+
+def test_rows_of_classes_too_rare_for_an_episode_are_not_asked_in_validation(encoder_folder):
+    data = topic_splits()
+    data["train"] = [row for n, row in enumerate(data["train"]) if row["label"] != "bob" or n < 3]  # one bob, ten of the others
+    target = load(load_tiny(encoder_folder), data)
+    _, pool, episodes = episodes_of_validation(target, 2, np.random.default_rng(0))
+    bob = target.kind.labels.index("bob")
+    asked = target.kind.classes_of(pool)
+    assert target.kind.classes_of(target.splits["validation"]).count((bob,)) == 2
+    for episode in episodes:
+        assert bob not in episode.classes
+        assert len(episode.query) == 4
+        assert all(bob not in asked[row] for row in episode.query)
 
 
 def test_a_run_with_undefined_figures_ends_and_says_how_many(experiment_values):

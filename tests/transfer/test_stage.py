@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,11 @@ def test_the_untouched_and_the_jointly_trained_encoder_stand_beside_every_method
     assert [run["results"]["models"] for run in finished.runs][1]["joint"]["examples"] == 32
     assert [run["results"]["models"] for run in finished.runs][2]["joint"]["examples"] == 32
     assert "hierarchical bootstrap" in str(finished)
+    # Differences, paired by episode, are to each of the two.
+    written = {path.stem.rpartition("differences-to-")[2] for path in (finished.folder / "report").glob("*differences-to*.csv")}
+    assert written == {"none-prototype", "joint-prototype"}
+    told = json.loads((finished.folder / "report" / "findings.json").read_text())
+    assert (told["findings"][-1]["baseline"], told["beside"][0]["baseline"]) == ("none, prototype", "joint, prototype")
 
 
 def test_baselines_that_are_asked_for_anyway_are_run_once(values):
@@ -217,6 +223,47 @@ def test_names_and_options_are_checked_before_anything_slow(values, tmp_path, ch
     joint = strategy_of(make_stage(values, tmp_path), "joint")
     with pytest.raises(mtl.MTLError, match=told):
         stage.check(joint)
+
+
+@pytest.mark.parametrize(
+    ("names", "strategy", "able"), [(True, "protonet", True), (False, "protonet", False), (True, "maml", False)]
+)
+def test_an_inner_loop_at_0_shots_must_have_practised_with_names(values, tmp_path, names, strategy, able):
+    stage = make_stage(
+        {**values, "episodes": {**values["episodes"], "names": names}}, tmp_path, adaptation="inner-loop", shots=[0, 1]
+    )
+    told = pytest.raises(ConfigError, match="with 0 shots adaptation 'inner-loop' has nothing to learn from")
+    with nullcontext() if able else told:
+        stage.check(strategy_of(stage, strategy))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "adaptation"), [("joint", {"name": "logistic", "name_weight": 1}), ("protonet", "inner-loop")]
+)
+def test_with_0_shots_the_untouched_encoder_reads_names_too(values, strategy, adaptation):
+    values["targets"] |= {"adaptation": adaptation, "shots": [0, 1], "baselines": ["none"]}
+    names = {**values["episodes"], "names": strategy == "protonet"}
+    untouched, trained = mtl.Experiment.of(**{**values, "episodes": names}, strategy=strategy).run().runs
+    (found,) = untouched["results"]["targets"].values()
+    assert found["chosen"]["prototype"] == {"name": "prototype", "name_weight": 1.0}
+    for run in (untouched, trained):
+        (found,) = run["results"]["targets"].values()
+        assert all(by_shots["0"] for by_shots in found["figures"]["topic"].values())
+
+
+def test_what_needs_classes_is_refused_for_values_before_training(encoder, values, tmp_path):
+    ratings = load(encoder, splits(rating_rows(32)), "regression", name="rate")
+    for targets, validation in (([ratings], []), ([], [ratings])):
+        with pytest.raises(ConfigError, match="Adaptation 'prototype' needs classes, and target 'rate' has values. Use ridge"):
+            make_stage(values, tmp_path, adaptation=["ridge", "prototype"]).prepare(targets, validation)
+
+
+def test_each_target_has_the_simplest_reading_of_its_own_kind(encoder, values, tmp_path):
+    ratings = load(encoder, splits(rating_rows(32)), "regression", name="rate")
+    stage = make_stage(values, tmp_path, adaptation="inner-loop", validation=["rate"])
+    stage.prepare([load(encoder, topic_splits()), ratings], [])
+    found = stage.run(encoder, strategy_of(stage, "none"), lambda text: None)
+    assert {name: list(by_label) for name, by_label in found["figures"].items()} == {"topic": ["prototype"], "rate": ["ridge"]}
 
 
 def test_every_value_to_choose_from_must_go_with_the_encoder(encoder, values, tmp_path):

@@ -76,6 +76,29 @@ def test_a_target_that_shares_nothing_with_what_a_bundle_was_trained_on_is_measu
         assert overlaps(trained, topic_splits(), protocol=protocol) == {}
 
 
+def test_the_transfer_of_a_bundle_is_that_of_its_run(encoder_folder, tmp_path):
+    """What was practised is the bundle's and not the file's: its names, and what its meta-validation has chosen."""
+    tasks = [MOOD, {"name": "topic", "kind": "classification", "data": topic_splits()}]
+    tasks.append({"name": "other", "kind": "classification", "data": topic_splits(labels=("flew", "ran", "sat"))})
+    targets = {
+        "tasks": ["topic"],
+        "shots": [1],
+        "protocol": {"name": "domain", "draws": 8},
+        "adaptation": ["inner-loop", "ridge"],
+    }
+    targets |= {"baselines": []}
+    values = values_of(encoder_folder, tmp_path / "runs")
+    episodes = {"ways": 2, "shots": 1, "queries": 1, "names": True}
+    tuned = {**targets, "validation": ["other"], "tune": {"ridge.penalty": [30.0, 20.0]}}
+    run = mtl.Experiment.of(**values, tasks=tasks, targets=tuned, episodes=episodes, strategy="protonet").run()
+    (trained,) = (of_run["results"]["targets"]["joint"] for of_run in run.runs)
+    plain = {**values, "output": str(tmp_path / "other")}
+    _, measured = mtl.Experiment.of(**plain, tasks=tasks[1:2], targets=targets).transfer([run.folder / "models" / "joint"]).runs
+    (found,) = measured["results"]["targets"].values()
+    assert found["figures"] == trained["figures"]
+    assert found["chosen"]["ridge"] == trained["chosen"]["ridge"] != {"name": "ridge"}
+
+
 @pytest.mark.parametrize("overlap", ["error", "drop"])
 def test_a_target_with_a_text_that_a_bundle_was_trained_on_is_refused(trained, overlaps, overlap):
     told = r"'BAD BAD PARIS 2!' of target 'topic' was a training text of source 'mood' of the bundle \(1 rows"
