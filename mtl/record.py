@@ -98,7 +98,7 @@ def summarize(
         data: The source tasks.
         groups: For each model its test metrics, its steps and examples, and its transfer.
         overlaps: Source → target → how many training rows are in the target too; of a bundle, how many of the target's rows
-            it was trained on.
+            it was trained on. Of a target itself, how many queries have the words of a row of their own support.
     """
     tests = {name: values for group in groups.values() for name, values in group["tasks"].items()}
     seen = {name: count for group in groups.values() for name, count in group.get("examples_by_task", {}).items()}

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from mtl.data.episodes import EpisodeRows
 from mtl.data.features import Features
 from mtl.errors import DataError
 from mtl.metrics import Array
@@ -25,6 +26,17 @@ def shared_texts(source: Features, others: Collection[Features]) -> list[int]:
     """Return the rows of ``source`` whose words are also a row of ``others``; case, spaces and punctuation do not matter."""
     seen = {_words(features, row) for features in others for row in range(len(features))}
     return [row for row in range(len(source)) if _words(source, row) in seen]
+
+
+def asked_again(episodes: Iterable[EpisodeRows], pool: Features) -> tuple[int, int]:
+    """Count the queries whose words their own support has, as a text may be in a data set more than once; and all queries."""
+    words = {row: _words(pool, row) for row in range(len(pool))}
+    again = every = 0
+    for episode in episodes:
+        learned = {words[row] for row in episode.support}
+        again += sum(words[row] in learned for row in episode.query)
+        every += len(episode.query)
+    return again, every
 
 
 def _words(features: Features, row: int) -> str:

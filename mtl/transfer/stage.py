@@ -36,7 +36,7 @@ from mtl.transfer.measure import (
     transfer,
     trivial_of,
 )
-from mtl.transfer.overlap import count_trained, refuse_shared_classes, validation_without_overlaps, without_overlaps
+from mtl.transfer.overlap import asked_again, count_trained, refuse_shared_classes, validation_without_overlaps, without_overlaps
 from mtl.transfer.protocol import Manifest, Protocol, identity_of, make_manifest
 from mtl.transfer.space import Space
 
@@ -169,7 +169,7 @@ class Stage:
         pools = {target.data.name: target.pool for target in self.targets}
         kept, found = validation_without_overlaps(data, self.protocol.pool(data), pools, what)
         if found:
-            self.overlaps[data.name] = found
+            self.overlaps.setdefault(data.name, {}).update(found)
         return kept
 
     def _target(self, data: TaskData) -> Target:
@@ -179,6 +179,14 @@ class Stage:
         digest = hashlib.sha256(json.dumps([about, identity_of(data, pool)], sort_keys=True).encode()).hexdigest()[:8]
         path = self.folder / f"{data.name.replace('/', '.')}-{digest}.json"
         manifest = make_manifest(path, self.protocol, options, data, pool, config.shots, self.config.seed)
+        again, every = asked_again((episode for part in manifest.episodes.values() for episode in part), pool)
+        if again:
+            self.overlaps.setdefault(data.name, {})[data.name] = again
+            _LOG.warning(
+                "task %s: %d of %d queries have the words of a row of their own support, as texts are in it more than once; they "
+                "are asked all the same, and counted under overlaps in results.json",
+                *(data.name, again, every),
+            )
         return Target(data, pool, manifest)
 
     def keep_apart(self, sources: Mapping[str, TaskData], bundle: Bundle | None = None) -> dict[str, TaskData]:

@@ -82,6 +82,18 @@ def test_a_class_of_source_and_target_is_refused_where_classes_must_be_new(encod
     assert list(kept(protocol={"name": "domain", "draws": 1})) == ["mood"]
 
 
+def test_queries_that_their_own_support_has_are_counted(encoder, values, tmp_path, caplog):
+    rows = topic_splits()
+    rows["test"][0] = {**rows["train"][0], "text": rows["train"][0]["text"].upper() + "!"}
+    protocol = {"name": "domain", "draws": 4}
+    stage = make_stage(values, tmp_path, shots=[10], protocol=protocol)  # of ten rows a class all are learned from, each time
+    with caplog.at_level(logging.WARNING, logger="mtl.transfer"):
+        stage.prepare([load(encoder, rows)], [])
+    assert stage.overlaps == {"topic": {"topic": 4}}
+    assert "task topic: 4 of 48 queries have the words of a row of their own support" in caplog.text
+    assert make_stage(values, tmp_path, protocol=protocol).overlaps == {}
+
+
 def prepared(encoder, values, folder, validation, **targets):
     """A stage whose target are the topics, with a task of meta-validation."""
     stage = make_stage(values, folder, validation=["other"], **targets)
