@@ -263,6 +263,26 @@ def test_imaml_solves_with_the_hessian_of_the_support_loss(encoder_folder):
     assert float((solution - slope).norm() / slope.norm()) > 0.01  # the Hessian has a say
 
 
+def test_imaml_s_gradient_on_a_quadratic_is_that_of_its_closed_form():
+    torch.manual_seed(0)
+    root, b, c = (torch.randn(*shape, dtype=torch.float64) for shape in ((6, 6), (6,), (6,)))
+    a, pull = root @ root.T / 6, 2.0
+    start = {"w": torch.randn(6, dtype=torch.float64, requires_grad=True)}
+    # Where wᵀAw/2 − bᵀw with the pull towards the start is least, as a function of the start.
+    end = torch.linalg.solve(a + pull * torch.eye(6, dtype=torch.float64), b + pull * start["w"])
+    (expected,) = torch.autograd.grad((end - c).pow(2).sum() / 2, start["w"])
+    ends = {"w": end.detach().requires_grad_()}
+    value = (ends["w"] - c).pow(2).sum() / 2
+
+    def plain(adapted):
+        return adapted["w"] @ a @ adapted["w"] / 2 - b @ adapted["w"]
+
+    loss = IMAML(pull=pull, solver_steps=20)._implicit(plain, value, start, ends)
+    loss.backward()
+    assert loss.item() == pytest.approx(value.item())
+    assert float((start["w"].grad - expected).norm() / expected.norm()) <= 1e-6
+
+
 @pytest.mark.parametrize("strategy", [Reptile, IMAML])
 def test_rates_cannot_be_learned_where_the_way_is_not_differentiated(encoder_folder, strategy):
     with pytest.raises(ConfigError, match="rates cannot be learned here"):
