@@ -323,7 +323,9 @@ class GradientBased(EpisodicStrategy):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._progress = state["progress"]
-        super().load_state_dict(state)
+        # Names of learned starts did not have the size once, in bundles that may still be read.
+        sized = {f"{n}:{len(v) - 1}" if n.startswith(_START) and n.count(":") == 1 else n: v for n, v in state["learned"].items()}
+        super().load_state_dict({**state, "learned": sized})
 
 
 def with_gradient(parts: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:

@@ -316,6 +316,10 @@ def test_a_learned_start_is_of_a_kind_and_a_size_and_zeros_stand_in_where_none_w
     assert bool((strategy.start(reader, episode).weight == 0.5).all())
     del strategy._learned["start:regression:32"]
     assert not bool(strategy.start(reader, episode).weight.any())
+    strategy.load_state_dict(
+        {"progress": 1.0, "learned": {"start:regression": torch.full((33,), 0.25)}}
+    )  # as it was once written
+    assert bool((strategy.start(reader, episode).weight == 0.25).all())
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
