@@ -33,7 +33,7 @@ def test_the_example_of_leopard_runs(encoder_folder, tmp_path, monkeypatch):
     assert len(none) == 10
     for found in (none, joint):
         for by in found.values():
-            assert list(by) == ["prototype", "logistic C=3", "logistic C=3 name_weight=8"]
+            assert list(by) == ["prototype", "logistic C=1", "logistic C=1 name_weight=4"]
             assert all(len(figures["4"]) == 2 for figures in by.values())
 
 
