@@ -10,7 +10,7 @@ from mtl.compare.bootstrap import Estimate
 from mtl.compare.budget import UNITS, Spent
 from mtl.compare.figures import Method, Question
 from mtl.compare.findings import Findings, Overall
-from mtl.report.tables import Table, few_runs, figure, signed, undefined_note
+from mtl.report.tables import Table, few_runs, figure, signed, told_notes, undefined_note
 
 #: Marks what is out of the common budget, wherever it stands.
 BROKEN = " ‡"
@@ -222,7 +222,7 @@ def _sure(verdict: str) -> str:
 
 
 def _notes(findings: Findings, flagged: Mapping[str, bool]) -> list[str]:
-    notes = [*dict.fromkeys(told for method in findings.methods for told in method.told), *few_runs(findings.seeds)]
+    notes = [*told_notes(findings.methods), *few_runs(findings.seeds)]
     if any(flagged.get(method.column) for method in findings.methods):
         notes.append(BROKEN_NOTE)
     return notes

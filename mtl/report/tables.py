@@ -138,7 +138,7 @@ def transfer_tables(columns: Sequence[Column]) -> list[Table]:
         notes.append(f"Δ mean: minus {untouched.label}, the untouched pretrained encoder, paired by episode.")
         if not all(question.higher_is_better for question in asked):
             notes.append("Where lower is better, less counts as a gain.")
-    notes += dict.fromkeys(note for method in methods for note in method.told)
+    notes += told_notes(methods)
     notes += few_runs(min(len(column.runs) for column in columns))
     title = "Transfer to held-out targets"
     targets = list(dict.fromkeys(question.task for question in asked))
@@ -149,7 +149,9 @@ def transfer_tables(columns: Sequence[Column]) -> list[Table]:
     for target in targets:
         heads = {question: in_shots(question.shots or 0) for question in asked if question.task == target}
         tables.append(_transfer(f"Transfer to {target}", methods, untouched, heads, []))
-    by_shots = {shots: [question for question in asked if question.shots == shots] for shots in [q.shots for q in asked]}
+    by_shots = {
+        shots: [question for question in asked if question.shots == shots] for shots in dict.fromkeys(q.shots for q in asked)
+    }
     rows = []
     for method in methods:
         parts = [[nested(method.figures[each]) for each in part if each in method.figures] for part in by_shots.values()]
@@ -166,6 +168,16 @@ def _untouched(methods: Sequence[Method]) -> Method | None:
     """Return the untouched encoder, with nearest prototypes where it was asked so."""
     found = [method for method in methods if method.column.split(", ")[0].split(" (")[0] == "none"]
     return min(found, key=lambda method: not method.adaptation.startswith("prototype"), default=None)
+
+
+def told_notes(methods: Sequence[Method]) -> list[str]:
+    """Return what a reader must know of the adaptations; with whose it is, where not all have the same options."""
+    notes: dict[str, None] = {}
+    for method in methods:
+        others = [other.told for other in methods if other.adaptation == method.adaptation]
+        for note in method.told:
+            notes[note if all(note in told for told in others) else f"{method.label}: {note}"] = None
+    return list(notes)
 
 
 def _figures(figures: Any) -> Iterator[float | None]:

@@ -240,6 +240,18 @@ def test_no_targets_have_no_table():
     assert transfer_tables([seeds("joint", [result("joint")])]) == []
 
 
+def test_options_that_one_encoder_alone_has_are_told_with_its_name():
+    def asked(**options):
+        about = transfer([0.5], ridge=[0.6])
+        return {"x": {**about, "chosen": {"ridge": {"name": "ridge", **options}, "prototype": {"name": "prototype"}}}}
+
+    none = seeds("none", [result("none", targets=asked(), tasks=())])
+    own = seeds("joint", [result("joint", targets=asked(penalty=3))])
+    assert "joint, ridge: ridge: penalty 3." in transfer_tables([none, own])[0].notes
+    both = seeds("none", [result("none", targets=asked(penalty=3), tasks=())])
+    assert "ridge: penalty 3." in transfer_tables([both, own])[0].notes
+
+
 def grid(strategy, gain=0.0):
     """Three splits of different difficulty, five seeds each."""
     figures = {split: base + gain for split, base in (("a", 0.5), ("b", 0.7), ("c", 0.9))}
